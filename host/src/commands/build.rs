@@ -1,0 +1,20 @@
+//! `alphorn build`: a plugin's folder to a component.
+
+use alphorn::{
+    builder,
+    plugin::{component, engine::Engine},
+};
+use anyhow::Context;
+
+use super::check;
+use crate::{
+    cli::BuildArgs,
+    exit::{self, Failure},
+};
+
+pub(crate) async fn build(args: BuildArgs) -> Result<(), Failure> {
+    let built = builder::build(&args.folder).await.map_err(|error| Failure::new(exit::DATA, error))?;
+    let engine = Engine::new().context("the WebAssembly engine does not start")?;
+    let loaded = component::load(&engine, &built.component).map_err(|error| Failure::new(exit::DATA, error))?;
+    check::report(&loaded.about, args.json)
+}

@@ -1,0 +1,125 @@
+//! A plugin's folder: what it builds to, and what its `alphorn.toml` grants.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use alphorn::{
+    builder,
+    config::{Config, Overrides, PluginConfig},
+};
+use anyhow::{Context, anyhow, bail};
+use tracing::warn;
+
+/// One folder given to `dev`.
+pub(super) struct Project {
+    pub(super) folder: PathBuf,
+    /// The plugin's name: that in `alphorn.toml`, else the package's.
+    pub(super) name: String,
+    component: PathBuf,
+    /// When it was written; cargo leaves it alone when nothing changed.
+    written: Option<SystemTime>,
+    /// The folder's configuration; only made up when it has none.
+    config: String,
+}
+
+const CONFIG: &str = "alphorn.toml";
+
+impl Project {
+    pub(super) async fn build(folder: PathBuf) -> anyhow::Result<Self> {
+        let folder = fs::canonicalize(&folder).with_context(|| format!("there is no folder {}", folder.display()))?;
+        let built = builder::build(&folder).await?;
+        let file = folder.join(CONFIG);
+        let config = match fs::read_to_string(&file) {
+            Ok(text) => text,
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+                warn!(
+                    "{} is missing, so `{}` may not publish or subscribe: list what it may do there",
+                    file.display(),
+                    built.name
+                );
+                format!("[plugins.{}]\ncomponent = \"-\"", built.name)
+            }
+            Err(cause) => return Err(anyhow!(cause).context(format!("can't read {}", file.display()))),
+        };
+        let table: toml::Table = config.parse().with_context(|| format!("{} is not TOML", file.display()))?;
+        let plugins = table.get("plugins").and_then(toml::Value::as_table);
+        let names: Vec<_> = plugins.into_iter().flat_map(toml::Table::keys).collect();
+        let name = match names.as_slice() {
+            [only] => (*only).clone(),
+            names if names.contains(&&built.name) => built.name,
+            _ => bail!("{} has no [plugins.{}]", file.display(), built.name),
+        };
+        let written = written(&built.component);
+        Ok(Self { folder, name, component: built.component, written, config })
+    }
+
+    /// The component's file, built anew; `None` when it is what it was.
+    pub(super) async fn rebuild(&mut self) -> anyhow::Result<Option<PathBuf>> {
+        let component = builder::build(&self.folder).await?.component;
+        let written = written(&component);
+        if written.is_some() && written == self.written {
+            return Ok(None);
+        }
+        self.written = written;
+        Ok(Some(component))
+    }
+
+    /// The folder's whole configuration; for a connection elsewhere than it says.
+    pub(super) fn configuration(&self, overrides: &Overrides) -> anyhow::Result<Config> {
+        let file = self.folder.join(CONFIG);
+        Config::parse(&self.config, &self.folder, std::env::vars(), overrides)
+            .map_err(|message| anyhow!("{}: {message}", file.display()))
+    }
+
+    /// What the plugin may do, and the component that was built.
+    pub(super) fn plugin(&self, client_id: &str) -> anyhow::Result<PluginConfig> {
+        let overrides = Overrides {
+            url: Some("mqtt://localhost".to_owned()),
+            client_id: Some(client_id.to_owned()),
+            ..Overrides::default()
+        };
+        let mut config = self.configuration(&overrides)?;
+        let plugin = config.plugins.remove(&self.name).with_context(|| format!("no [plugins.{}]", self.name))?;
+        Ok(PluginConfig { component: self.component.clone(), ..plugin })
+    }
+}
+
+fn written(component: &Path) -> Option<SystemTime> {
+    fs::metadata(component).and_then(|metadata| metadata.modified()).ok()
+}
+
+/// A path whose change says that the plugin has to be built again. Cargo's own output
+/// and hidden files do not, or each build would cause the next.
+pub(super) fn is_source(folder: &Path, path: &Path) -> bool {
+    let Ok(within) = path.strip_prefix(folder) else { return false };
+    let mut names = within.components().map(|component| component.as_os_str().to_string_lossy());
+    let ignored = names.any(|name| name == "target" || name.starts_with('.') || name.ends_with('~'));
+    !ignored && within != Path::new("Cargo.lock") && within != Path::new(CONFIG) && within != Path::new("")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_told_from_what_a_build_writes() {
+        let folder = Path::new("/p");
+        for path in ["/p/src/lib.rs", "/p/Cargo.toml", "/p/data/table.csv"] {
+            assert!(is_source(folder, Path::new(path)), "{path}");
+        }
+        for path in [
+            "/p/target/x/y",
+            "/p/.git/index",
+            "/p/src/.lib.rs.swp",
+            "/p/src/lib.rs~",
+            "/p/Cargo.lock",
+            "/p",
+            "/q/src/a",
+        ] {
+            assert!(!is_source(folder, Path::new(path)), "{path}");
+        }
+    }
+}

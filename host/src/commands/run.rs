@@ -1,0 +1,64 @@
+//! `alphorn run`: the device's daemon.
+
+use alphorn::{
+    config::{Config, Overrides},
+    host::{self, Host},
+};
+use sd_notify::NotifyState;
+use tracing::info;
+
+use crate::{
+    cli::RunArgs,
+    exit::{self, Failure},
+    signals::Ending,
+};
+
+pub(crate) async fn run(args: RunArgs) -> Result<(), Failure> {
+    let mut ending = Ending::new()?;
+    let config =
+        Config::load(&args.config, &Overrides::default()).map_err(|error| Failure::new(exit::CONFIG, error))?;
+    host::check_files(&config).map_err(|error| Failure::new(exit::CONFIG, error))?;
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        config = %args.config.display(),
+        plugins = config.plugins.keys().map(String::as_str).collect::<Vec<_>>().join(","),
+        "alphorn starts"
+    );
+    let host = tokio::select! {
+        host = Host::start(config) => host?,
+        signal = ending.next() => {
+            info!("{signal} before the plugins had started");
+            return Ok(());
+        }
+    };
+    tell_service_manager(NotifyState::Ready);
+    until_told(&host, &mut ending).await?;
+    end(host, &mut ending).await;
+    Ok(())
+}
+
+/// Until a signal comes, or the link breaks down.
+pub(crate) async fn until_told(host: &Host, ending: &mut Ending) -> Result<(), Failure> {
+    tokio::select! {
+        signal = ending.next() => {
+            info!("{signal}: stopping");
+            Ok(())
+        }
+        () = host.link().ended() => {
+            Err(Failure::new(exit::SOFTWARE, anyhow::anyhow!("the link's thread has ended; this is a fault of alphorn")))
+        }
+    }
+}
+
+/// In good order, or at once when told again.
+pub(crate) async fn end(host: Host, ending: &mut Ending) {
+    tell_service_manager(NotifyState::Stopping);
+    ending.unless_again(host.shutdown()).await;
+}
+
+fn tell_service_manager(state: NotifyState<'_>) {
+    // Without a service manager there is nobody to tell.
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::debug!("the service manager was not told: {error}");
+    }
+}

@@ -1,0 +1,425 @@
+//! `alphorn.toml` into checked values.
+//!
+//! Three steps: `file` is the shape of the file, `values` reads times, sizes and
+//! rates, and this module checks and joins them. Every error names the file and the
+//! key, says why, and what to write instead. Bad configuration ends the program with 78.
+
+mod file;
+mod values;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use self::file::{File, Limit};
+use crate::{
+    grants::Grants,
+    link::{BackoffSettings, LinkSettings, Secret, TlsSettings, Version},
+    rate::Rate,
+};
+
+/// A whole configuration, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How long a shutdown may take.
+    pub shutdown_grace: Duration,
+    /// How long `pub` and `sub` wait for an acknowledgement.
+    pub operation_timeout: Duration,
+    /// The connection and its outbox.
+    pub link: LinkSettings,
+    /// The plugins by name.
+    pub plugins: BTreeMap<String, PluginConfig>,
+    /// What the file asks for and this version does not do, to be said at the start.
+    pub warnings: Vec<String>,
+}
+
+/// One `[plugins.NAME]`.
+#[derive(Debug, Clone)]
+pub struct PluginConfig {
+    /// The component's file.
+    pub component: PathBuf,
+    /// What it may publish and subscribe to.
+    pub grants: Grants,
+    /// Handed to the plugin.
+    pub config: BTreeMap<String, String>,
+    /// What it may use.
+    pub limits: Limits,
+}
+
+/// `[plugins.NAME.limits]`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limits {
+    /// All memories and tables together, in bytes.
+    pub memory: usize,
+    /// The longest a call may take, host calls included.
+    pub deadline: Duration,
+    /// The same for `start`.
+    pub start_deadline: Duration,
+    /// Publishes; a burst is one second's worth.
+    pub publish_rate: Rate,
+    /// Its share of the outbox, in bytes.
+    pub outbox_bytes: usize,
+    /// Messages of QoS 0 that may wait for it.
+    pub mailbox_messages: usize,
+    /// Their bytes.
+    pub mailbox_bytes: usize,
+    /// Attempts at one message.
+    pub retry_max: u32,
+    /// The pause before the second attempt; it doubles.
+    pub retry_min: Duration,
+    /// Faults within `restart_within`, beyond which the plugin is quarantined.
+    pub restart_max: u32,
+    /// See `restart_max`.
+    pub restart_within: Duration,
+}
+
+/// What is wrong with a configuration.
+#[derive(Debug)]
+pub struct ConfigError {
+    /// The file, unless it was given in another way.
+    file: Option<PathBuf>,
+    message: String,
+}
+
+/// What a command line or a test changes about a file.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// In place of `[link] url`.
+    pub url: Option<String>,
+    /// In place of `[link] client_id`.
+    pub client_id: Option<String>,
+    /// Where `[link] client_id` is missing.
+    pub default_client_id: Option<String>,
+}
+
+/// The name AWS IoT Core wants for MQTT with client certificates on port 443.
+pub const AWS_ALPN: &str = "x-amzn-mqtt-ca";
+
+impl Config {
+    /// Reads a file, with the overrides of the environment (`ALPHORN_LINK__URL=…`) and
+    /// of the command line.
+    pub fn load(path: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|cause| ConfigError {
+            file: None,
+            message: format!("can't read the configuration {}: {cause}", path.display()),
+        })?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Self::parse(&text, folder, std::env::vars(), overrides)
+            .map_err(|message| ConfigError { file: Some(path.into()), message })
+    }
+
+    /// Without a file: what the environment and the command line say.
+    pub fn without_file(overrides: &Overrides) -> Result<Self, ConfigError> {
+        Self::parse("", Path::new(""), std::env::vars(), overrides)
+            .map_err(|message| ConfigError { file: None, message })
+    }
+
+    /// Reads a text; relative paths in it begin at `folder`.
+    pub fn parse(
+        text: &str,
+        folder: &Path,
+        environment: impl Iterator<Item = (String, String)>,
+        overrides: &Overrides,
+    ) -> Result<Self, String> {
+        let mut file = File::parse(text, environment)?;
+        if let Some(url) = &overrides.url {
+            file.link.url = Some(url.clone());
+        }
+        if let Some(client_id) = &overrides.client_id {
+            file.link.client_id = Some(client_id.clone());
+        }
+        if file.link.client_id.is_none() {
+            file.link.client_id.clone_from(&overrides.default_client_id);
+        }
+        Self::check(file, folder)
+    }
+
+    fn check(file: File, folder: &Path) -> Result<Self, String> {
+        let mut warnings = file.not_yet();
+        let link = link(&file, folder, &mut warnings)?;
+        let mut plugins = BTreeMap::new();
+        for (name, plugin) in file.plugins {
+            check_name(&name)?;
+            let at = |error: &dyn fmt::Display| format!("plugins.{name}: {error}");
+            let grants = Grants::new(&plugin.publish, &plugin.subscribe, plugin.reserved, &link.client_id)
+                .map_err(|error| at(&error))?;
+            let component =
+                plugin.component.ok_or_else(|| at(&"`component` is missing: the path of the plugin's .wasm file"))?;
+            let limits = limits(&plugin.limits).map_err(|error| at(&error))?;
+            let component = folder.join(component);
+            plugins.insert(name, PluginConfig { component, grants, config: plugin.config, limits });
+        }
+        let operation_timeout = file.link.operation_timeout.get();
+        Ok(Self { shutdown_grace: file.host.shutdown_grace.get(), operation_timeout, link, plugins, warnings })
+    }
+}
+
+fn link(file: &File, folder: &Path, warnings: &mut Vec<String>) -> Result<LinkSettings, String> {
+    let link = &file.link;
+    let url: crate::link::BrokerUrl = link
+        .url
+        .as_deref()
+        .ok_or("link.url is missing: for instance url = \"mqtts://ENDPOINT:443\"")?
+        .parse()
+        .map_err(|error| format!("link.url: {error}"))?;
+    let client_id = link.client_id.clone().ok_or("link.client_id is missing: the device's name at the broker")?;
+    if client_id.is_empty() || client_id.len() > 65_535 || client_id.contains('\0') {
+        return Err("link.client_id: 1 to 65535 bytes without NUL (AWS IoT Core: at most 128)".into());
+    }
+    let identity = match (&link.cert, &link.key) {
+        (Some(cert), Some(key)) => Some((folder.join(cert), folder.join(key))),
+        (None, None) => None,
+        (Some(_), None) => {
+            return Err("link.cert is set and link.key is not: a client certificate needs its key".into());
+        }
+        (None, Some(_)) => {
+            return Err("link.key is set and link.cert is not: a key needs its client certificate".into());
+        }
+    };
+    let alpn = link
+        .alpn
+        .clone()
+        .unwrap_or_else(|| if url.is_tls() && url.port() == 443 { vec![AWS_ALPN.to_owned()] } else { Vec::new() });
+    if alpn.iter().any(|name| name.is_empty() || name.len() > 255) {
+        return Err("link.alpn: each name has 1 to 255 bytes; [] offers none".into());
+    }
+    if !url.is_tls() && (identity.is_some() || link.ca.is_some()) {
+        warnings.push(format!("link.url is {url}, without TLS: ca, cert and key are not used"));
+    }
+    let password = match &link.password_file {
+        None => None,
+        Some(path) => {
+            let path = folder.join(path);
+            let text = std::fs::read_to_string(&path)
+                .map_err(|cause| format!("link.password_file: can't read {}: {cause}", path.display()))?;
+            Some(Secret(text.trim_end_matches(['\r', '\n']).into()))
+        }
+    };
+    let keep_alive = link.keep_alive.get();
+    if keep_alive.as_secs() > 65_535 || (!keep_alive.is_zero() && keep_alive.as_secs() == 0) {
+        return Err("link.keep_alive: 1s to 65535s in whole seconds, or 0s for none".into());
+    }
+    let max_payload = u32::try_from(link.max_packet.get())
+        .ok()
+        .filter(|bytes| (1..=256 * 1024 * 1024).contains(bytes))
+        .ok_or("link.max_packet: 1B to 256MiB, MQTT can carry no more")?;
+    let backoff = BackoffSettings {
+        min: link.backoff.min.get(),
+        max: link.backoff.max.get(),
+        stable_after: link.backoff.stable_after.get(),
+    };
+    if backoff.min < Duration::from_millis(10) || backoff.min > backoff.max {
+        return Err("link.backoff: min has to be at least 10ms and not above max".into());
+    }
+    let connect_timeout = link.connect_timeout.get();
+    if connect_timeout.is_zero() || link.operation_timeout.get().is_zero() {
+        return Err("link.connect_timeout and link.operation_timeout have to be above 0s".into());
+    }
+    Ok(LinkSettings {
+        label: "device",
+        url,
+        client_id,
+        tls: TlsSettings { ca: link.ca.as_ref().map(|ca| folder.join(ca)), identity, alpn },
+        protocol: match link.protocol {
+            file::Protocol::V311 => Version::V311,
+            file::Protocol::V5 => Version::V5,
+        },
+        keep_alive,
+        connect_timeout,
+        session_expiry: link.session_expiry.get(),
+        max_payload,
+        backoff,
+        username: link.username.clone(),
+        password,
+        outbox_bytes: match file.outbox.max_bytes {
+            Limit::Bytes(bytes) => bytes.get(),
+            Limit::Unlimited => IN_MEMORY,
+        },
+        store_qos0: file.outbox.qos0_offline == file::Qos0Offline::Store,
+        drain_rate: file.outbox.drain_rate.0,
+    })
+}
+
+/// What "unlimited" comes to while the outbox is kept in memory, in bytes: a device must
+/// not run out of memory because its broker is away.
+const IN_MEMORY: usize = 256 * 1024 * 1024;
+
+fn limits(limits: &file::Limits) -> Result<Limits, String> {
+    let bytes = |limit: Limit| match limit {
+        Limit::Bytes(bytes) => bytes.get(),
+        Limit::Unlimited => usize::MAX,
+    };
+    let checked = Limits {
+        memory: bytes(limits.memory),
+        deadline: limits.deadline.get(),
+        start_deadline: limits.start_deadline.get(),
+        publish_rate: limits.publish_rate.0,
+        outbox_bytes: bytes(limits.outbox_bytes),
+        mailbox_messages: limits.mailbox.messages,
+        mailbox_bytes: bytes(limits.mailbox.bytes),
+        retry_max: limits.retry.max,
+        retry_min: limits.retry.min.get(),
+        restart_max: limits.restart.max,
+        restart_within: limits.restart.within.get(),
+    };
+    if checked.deadline.is_zero() || checked.start_deadline.is_zero() {
+        return Err("limits.deadline and limits.start_deadline have to be above 0s".into());
+    }
+    if checked.retry_max == 0 {
+        return Err("limits.retry.max counts all attempts at a message and has to be at least 1".into());
+    }
+    Ok(checked)
+}
+
+/// Names appear in logs, file names and topics.
+fn check_name(name: &str) -> Result<(), String> {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if name.is_empty() || name.len() > 64 || !name.chars().all(good) {
+        return Err(format!("plugins.{name}: a plugin's name has 1 to 64 letters, digits, - and _"));
+    }
+    Ok(())
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        limits(&file::Limits::default()).unwrap_or_else(|_| unreachable!("the defaults are within bounds; tested"))
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.file {
+            Some(file) => write!(f, "{}: {}", file.display(), self.message),
+            None => f.write_str(&self.message),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINK: &str = "[link]\nurl = \"mqtts://broker.example:443\"\nclient_id = \"gateway-7\"\n";
+
+    fn parse_with(text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::parse(text, Path::new("/etc/alphorn"), environment, &Overrides::default())
+    }
+
+    fn parse(rest: &str) -> Result<Config, String> {
+        parse_with(&format!("{LINK}{rest}"), &[])
+    }
+
+    #[test]
+    fn the_defaults_are_those_the_documentation_states() {
+        let config = parse("").unwrap();
+        let link = &config.link;
+        assert_eq!(link.tls.alpn, ["x-amzn-mqtt-ca"]);
+        assert_eq!(link.protocol, Version::V5);
+        assert_eq!(link.keep_alive, Duration::from_secs(60));
+        assert_eq!(link.connect_timeout, Duration::from_secs(10));
+        assert_eq!(config.operation_timeout, Duration::from_secs(5));
+        assert_eq!(link.session_expiry, Duration::from_secs(3600));
+        assert_eq!(link.max_payload, 128 * 1024);
+        assert_eq!(link.backoff, BackoffSettings::default());
+        assert_eq!(link.outbox_bytes, 64 * 1024 * 1024);
+        assert_eq!(Limits::default().memory, 16 * 1024 * 1024);
+        assert_eq!(Limits::default().publish_rate, Rate::per_second(100));
+    }
+
+    #[test]
+    fn alpn_is_offered_by_default_on_port_443_only() {
+        let other_port = "[link]\nurl = \"mqtts://broker.example\"\nclient_id = \"a\"";
+        assert!(parse_with(other_port, &[]).unwrap().link.tls.alpn.is_empty());
+        assert!(parse("alpn = []").unwrap().link.tls.alpn.is_empty());
+        assert_eq!(parse("alpn = [\"mqtt\"]").unwrap().link.tls.alpn, ["mqtt"]);
+    }
+
+    #[test]
+    fn the_whole_example_of_the_documentation_is_understood() {
+        let config = parse_with(include_str!("../../docs/alphorn.toml"), &[]).unwrap();
+        assert_eq!(config.plugins["timestamp"].component, Path::new("/etc/alphorn/plugins/timestamp.wasm"));
+        assert_eq!(config.plugins["timestamp"].config["topic"], "test/date");
+        assert_eq!(config.plugins["timestamp"].limits, Limits::default());
+        assert!(config.warnings.iter().any(|warning| warning.contains("storage")), "{:?}", config.warnings);
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_place_and_remedy() {
+        for (rest, expected) in [
+            ("keepalive = \"1s\"", vec!["line 4", "keepalive", "did you mean `keep_alive`?"]),
+            ("keep_alive = 60", vec!["line 4", "\"10s\""]),
+            ("keep_alive = \"2 parsecs\"", vec!["2 parsecs", "\"10s\""]),
+            ("max_packet = \"lots\"", vec!["lots", "\"16MiB\""]),
+            ("max_packet = \"1GiB\"", vec!["link.max_packet", "256MiB"]),
+            ("protocol = \"4\"", vec!["4", "3.1.1"]),
+            ("cert = \"a.pem\"", vec!["link.key is not"]),
+            ("key = \"a.pem\"", vec!["link.cert is not"]),
+            ("password_file = \"no.where\"", vec!["password_file", "/etc/alphorn/no.where"]),
+            ("backoff = { min = \"0s\" }", vec!["link.backoff"]),
+            ("[plugin.a]", vec!["did you mean `plugins`?"]),
+            ("[plugins.a]", vec!["plugins.a", "`component` is missing"]),
+            ("[plugins.\"a b\"]\ncomponent = \"x\"", vec!["plugins.a b", "letters"]),
+            ("[plugins.a]\ncomponent = \"x\"\npublish = [\"a/#/b\"]", vec!["plugins.a", "a/#/b", "last level"]),
+            ("[plugins.a]\ncomponent = \"x\"\npublish = [\"$aws/x\"]", vec!["reserved = true"]),
+            ("[plugins.a.limits]\npublish_rate = \"fast\"", vec!["fast", "\"100/s\""]),
+            ("[plugins.a.limits]\nmemori = \"1MiB\"", vec!["did you mean `memory`?"]),
+            ("[outbox]\nwhen_full = \"drop-all\"", vec!["drop-all", "drop-newest"]),
+        ] {
+            let error = parse(rest).unwrap_err();
+            for part in expected {
+                assert!(error.contains(part), "{rest}\n{error}");
+            }
+        }
+        for (text, expected) in
+            [("", "link.url is missing"), ("[link]\nurl = \"mqtts://a\"", "link.client_id is missing")]
+        {
+            assert!(parse_with(text, &[]).unwrap_err().contains(expected));
+        }
+    }
+
+    #[test]
+    fn the_environment_overrides_every_value() {
+        let environment = [
+            ("ALPHORN_LINK__URL", "mqtt://localhost"),
+            ("ALPHORN_LINK__ALPN", "[\"mqtt\"]"),
+            ("ALPHORN_LINK__CLIENT_ID", "42"),
+            ("ALPHORN_LINK__BACKOFF__MAX", "5m"),
+            ("ALPHORN_PLUGINS__CLOCK__COMPONENT", "clock.wasm"),
+            ("ALPHORN_PLUGINS__CLOCK__CONFIG__TOPIC", "a/b"),
+            ("OTHER", "x"),
+        ];
+        let config = parse_with(LINK, &environment).unwrap();
+        assert_eq!(config.link.url.to_string(), "mqtt://localhost:1883");
+        assert_eq!(config.link.client_id, "42");
+        assert_eq!(config.link.backoff.max, Duration::from_secs(300));
+        assert_eq!(config.plugins["clock"].config["topic"], "a/b");
+        let error = parse_with(LINK, &[("ALPHORN_LINK__URLL", "x")]).unwrap_err();
+        assert!(error.contains("did you mean `url`?") && error.contains("ALPHORN_"), "{error}");
+    }
+
+    #[test]
+    fn the_old_sdks_settings_are_taken() {
+        let text = "connect_timeout = \"10s\"\noperation_timeout = \"5s\"\n[outbox]\nstorage = \"memory\"\n\
+                    max_bytes = -1\nqos0_offline = \"store\"\ndrain_rate = \"2/s\"\n[host]\nshutdown_grace = \"10s\"";
+        let config = parse(text).unwrap();
+        assert!(config.link.store_qos0);
+        assert_eq!(config.link.drain_rate.interval(), Duration::from_millis(500));
+        assert!(config.warnings.iter().any(|warning| warning.contains("256 MiB")), "{:?}", config.warnings);
+    }
+
+    #[test]
+    fn secrets_do_not_show() {
+        let file = std::env::temp_dir().join(format!("alphorn-config-{}", std::process::id()));
+        std::fs::write(&file, "hunter2\n").unwrap();
+        let config = parse(&format!("password_file = {file:?}")).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(config.link.password, Some(Secret(b"hunter2".to_vec())));
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+}

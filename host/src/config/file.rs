@@ -1,0 +1,392 @@
+//! The shape of `alphorn.toml`: keys, types, defaults.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::Deserialize;
+
+use super::values::{Bytes, Limit as BytesLimit, RateValue, Span};
+
+pub(super) use super::values::Limit;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct File {
+    pub(super) host: Host,
+    pub(super) link: Link,
+    pub(super) outbox: Outbox,
+    pub(super) plugins: BTreeMap<String, Plugin>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Host {
+    data_dir: Option<PathBuf>,
+    socket: Option<PathBuf>,
+    pub(super) shutdown_grace: Span,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Link {
+    pub(super) url: Option<String>,
+    pub(super) client_id: Option<String>,
+    pub(super) ca: Option<PathBuf>,
+    pub(super) cert: Option<PathBuf>,
+    pub(super) key: Option<PathBuf>,
+    pub(super) alpn: Option<Vec<String>>,
+    pub(super) protocol: Protocol,
+    pub(super) keep_alive: Span,
+    pub(super) connect_timeout: Span,
+    pub(super) operation_timeout: Span,
+    pub(super) session_expiry: Span,
+    pub(super) max_packet: Bytes,
+    pub(super) backoff: Backoff,
+    proxy: Option<String>,
+    pub(super) username: Option<String>,
+    pub(super) password_file: Option<PathBuf>,
+    profile: Option<Profile>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub(super) enum Protocol {
+    #[serde(rename = "5")]
+    V5,
+    #[serde(rename = "3.1.1")]
+    V311,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Profile {
+    AwsIot,
+    Generic,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Backoff {
+    pub(super) min: Span,
+    pub(super) max: Span,
+    pub(super) stable_after: Span,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Outbox {
+    storage: Storage,
+    pub(super) max_bytes: BytesLimit,
+    min_free: Bytes,
+    max_age: MaxAge,
+    when_full: WhenFull,
+    pub(super) drain_rate: RateValue,
+    pub(super) qos0_offline: Qos0Offline,
+    commit: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Storage {
+    Disk,
+    Memory,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum WhenFull {
+    DropNewest,
+    DropOldest,
+    Block,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Qos0Offline {
+    Drop,
+    Store,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+enum MaxAge {
+    Unlimited(Unlimited),
+    After(Span),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Unlimited {
+    Unlimited,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Plugin {
+    pub(super) component: Option<PathBuf>,
+    pub(super) publish: Vec<String>,
+    pub(super) subscribe: Vec<String>,
+    pub(super) reserved: bool,
+    pub(super) config: BTreeMap<String, String>,
+    pub(super) limits: Limits,
+    wasi: Wasi,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Limits {
+    pub(super) memory: BytesLimit,
+    pub(super) deadline: Span,
+    pub(super) start_deadline: Span,
+    pub(super) publish_rate: RateValue,
+    pub(super) outbox_bytes: BytesLimit,
+    pub(super) mailbox: MailboxLimits,
+    inbox_bytes: BytesLimit,
+    state_bytes: BytesLimit,
+    pub(super) retry: Retry,
+    pub(super) restart: Restart,
+    probation: Probation,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct MailboxLimits {
+    pub(super) messages: usize,
+    pub(super) bytes: BytesLimit,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Retry {
+    pub(super) max: u32,
+    pub(super) min: Span,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Restart {
+    pub(super) max: u32,
+    pub(super) within: Span,
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Probation {
+    time: Span,
+    messages: u32,
+}
+
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Wasi {
+    env: BTreeMap<String, String>,
+    dirs: Vec<toml::Value>,
+    network: Vec<toml::Value>,
+}
+
+impl File {
+    /// Reads the text, with what the environment puts in place of it.
+    pub(super) fn parse(text: &str, environment: impl Iterator<Item = (String, String)>) -> Result<Self, String> {
+        // Once alone, so that mistakes in the file are reported with their line.
+        let file: Self = toml::from_str(text).map_err(|error| explain(&error, Some(text)))?;
+        let overrides: Vec<_> = environment.filter(|(name, _)| name.starts_with(PREFIX)).collect();
+        if overrides.is_empty() {
+            return Ok(file);
+        }
+        let mut table: toml::Table = toml::from_str(text).map_err(|error| explain(&error, Some(text)))?;
+        for (name, value) in &overrides {
+            put(&mut table, name, value)?;
+        }
+        let names: Vec<_> = overrides.into_iter().map(|(name, _)| name).collect();
+        Self::deserialize(table)
+            .map_err(|error| format!("{} (with {} of the environment)", explain(&error, None), names.join(", ")))
+    }
+
+    /// What is asked for and not done in this version, a line each.
+    pub(super) fn not_yet(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let mut say = |asked: bool, what: &str| {
+            if asked {
+                lines.push(what.to_owned());
+            }
+        };
+        let outbox = &self.outbox;
+        say(
+            outbox.storage == Storage::Disk,
+            "outbox.storage = \"disk\": this version keeps the outbox in memory; what waits in it does not survive the end of the host. storage = \"memory\" silences this",
+        );
+        say(outbox.max_bytes == BytesLimit::Unlimited, "outbox.max_bytes = \"unlimited\": in memory that is 256 MiB");
+        say(
+            outbox.when_full != WhenFull::DropNewest,
+            "outbox.when_full: this version knows \"drop-newest\" only, and does that",
+        );
+        say(
+            outbox.max_age != MaxAge::Unlimited(Unlimited::Unlimited),
+            "outbox.max_age: not in this version; nothing is dropped for its age",
+        );
+        say(outbox.commit != "call", "outbox.commit: not in this version, there is no disk to commit to");
+        say(self.link.proxy.is_some(), "link.proxy: not in this version; the connection is made directly");
+        say(
+            self.link.profile.is_some(),
+            "link.profile: not in this version; the broker's limits are not enforced here",
+        );
+        say(self.host.socket.is_some(), "host.socket: not in this version; there is no local socket");
+        for (name, plugin) in &self.plugins {
+            let mut say = |asked: bool, what: &str| say(asked, &format!("plugins.{name}.{what}"));
+            say(
+                plugin.wasi != Wasi::default(),
+                "wasi: not in this version; environment, folders and network are not lent",
+            );
+            say(
+                plugin.limits.probation != Probation::default(),
+                "limits.probation: not in this version; a swap that started is not rolled back",
+            );
+            say(
+                plugin.limits.state_bytes != Limits::default().state_bytes,
+                "limits.state_bytes: not in this version; there is no durable state",
+            );
+            say(
+                plugin.limits.inbox_bytes != Limits::default().inbox_bytes,
+                "limits.inbox_bytes: not in this version; there is no inbox",
+            );
+        }
+        lines
+    }
+}
+
+const PREFIX: &str = "ALPHORN_";
+
+/// `ALPHORN_LINK__URL` is `link.url`. A value that reads as TOML is that, else it is text.
+fn put(table: &mut toml::Table, name: &str, value: &str) -> Result<(), String> {
+    let path = name.trim_start_matches(PREFIX).to_lowercase();
+    let mut levels: Vec<_> = path.split("__").collect();
+    let Some(last) = levels.pop() else { return Ok(()) };
+    let mut at = table;
+    for level in levels {
+        at = at
+            .entry(level)
+            .or_insert_with(|| toml::Value::Table(toml::Table::new()))
+            .as_table_mut()
+            .ok_or_else(|| format!("{name}: `{level}` has a value, it is no table"))?;
+    }
+    let array = value.starts_with('[') || matches!(value, "true" | "false");
+    let number = at.get(last).is_some_and(toml::Value::is_integer) || last == "messages" || last == "max";
+    let parsed = (array || number)
+        .then(|| toml::from_str::<toml::Table>(&format!("value = {value}")).ok()?.remove("value"))
+        .flatten();
+    at.insert(last.to_owned(), parsed.unwrap_or_else(|| toml::Value::String(value.to_owned())));
+    Ok(())
+}
+
+/// The error with its line, and the nearest key to one that is not known.
+fn explain(error: &toml::de::Error, text: Option<&str>) -> String {
+    let message = error.message();
+    let mut names = message.split('`').skip(1).step_by(2);
+    let unknown = message.starts_with("unknown field").then(|| names.next()).flatten();
+    let nearest = unknown.and_then(|unknown| {
+        names
+            .map(|known| (strsim::osa_distance(unknown, known), known))
+            .min()
+            .filter(|(distance, known)| *distance <= known.len().max(unknown.len()) / 2)
+    });
+    let line = text.zip(error.span()).map(|(text, span)| {
+        let before = text.get(..span.start).unwrap_or_default();
+        format!("line {}: ", before.matches('\n').count() + 1)
+    });
+    let line = line.unwrap_or_default();
+    match nearest {
+        Some((_, known)) => format!("{line}{message}; did you mean `{known}`?"),
+        None => format!("{line}{message}"),
+    }
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self { data_dir: None, socket: None, shutdown_grace: Span::seconds(10) }
+    }
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self {
+            url: None,
+            client_id: None,
+            ca: None,
+            cert: None,
+            key: None,
+            alpn: None,
+            protocol: Protocol::V5,
+            keep_alive: Span::seconds(60),
+            connect_timeout: Span::seconds(10),
+            operation_timeout: Span::seconds(5),
+            session_expiry: Span::seconds(3600),
+            max_packet: Bytes::kib(128),
+            backoff: Backoff::default(),
+            proxy: None,
+            username: None,
+            password_file: None,
+            profile: None,
+        }
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { min: Span::seconds(1), max: Span::seconds(120), stable_after: Span::seconds(20) }
+    }
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self {
+            storage: Storage::Disk,
+            max_bytes: BytesLimit::Bytes(Bytes::kib(64 * 1024)),
+            min_free: Bytes::kib(32 * 1024),
+            max_age: MaxAge::Unlimited(Unlimited::Unlimited),
+            when_full: WhenFull::DropNewest,
+            drain_rate: RateValue::UNLIMITED,
+            qos0_offline: Qos0Offline::Drop,
+            commit: "call".into(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory: BytesLimit::Bytes(Bytes::kib(16 * 1024)),
+            deadline: Span::seconds(1),
+            start_deadline: Span::seconds(10),
+            publish_rate: RateValue::per_second(100),
+            outbox_bytes: BytesLimit::Bytes(Bytes::kib(8 * 1024)),
+            mailbox: MailboxLimits::default(),
+            inbox_bytes: BytesLimit::Bytes(Bytes::kib(8 * 1024)),
+            state_bytes: BytesLimit::Bytes(Bytes::kib(1024)),
+            retry: Retry::default(),
+            restart: Restart::default(),
+            probation: Probation::default(),
+        }
+    }
+}
+
+impl Default for MailboxLimits {
+    fn default() -> Self {
+        Self { messages: 256, bytes: BytesLimit::Bytes(Bytes::kib(1024)) }
+    }
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { max: 3, min: Span::seconds(1) }
+    }
+}
+
+impl Default for Restart {
+    fn default() -> Self {
+        Self { max: 5, within: Span::seconds(60) }
+    }
+}
+
+impl Default for Probation {
+    fn default() -> Self {
+        Self { time: Span::seconds(30), messages: 100 }
+    }
+}

@@ -1,0 +1,44 @@
+//! Exit codes, after sysexits.h, and errors that carry one.
+
+use std::process::ExitCode;
+
+/// Wrong usage.
+pub(crate) const USAGE: u8 = 64;
+/// A bad input file: a component.
+pub(crate) const DATA: u8 = 65;
+/// The broker can't be reached, refuses, or does not answer.
+pub(crate) const UNAVAILABLE: u8 = 69;
+/// A fault of the program itself.
+pub(crate) const SOFTWARE: u8 = 70;
+/// The system refuses something.
+pub(crate) const OS: u8 = 71;
+/// Not permitted.
+pub(crate) const NO_PERMISSION: u8 = 77;
+/// Bad configuration.
+pub(crate) const CONFIG: u8 = 78;
+
+/// An error that ends the program.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    error: anyhow::Error,
+}
+
+impl Failure {
+    pub(crate) fn new(code: u8, error: impl Into<anyhow::Error>) -> Self {
+        Self { code, error: error.into() }
+    }
+
+    /// Says what happened and gives the exit code.
+    pub(crate) fn report(self) -> ExitCode {
+        tracing::error!("{:#}", self.error);
+        self.code.into()
+    }
+}
+
+/// Anything unforeseen is a fault of the program.
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::new(SOFTWARE, error)
+    }
+}

@@ -1,0 +1,160 @@
+//! What a plugin may publish and subscribe to: nothing unless listed.
+
+use crate::topic::{TopicError, TopicFilter, TopicName};
+
+/// The host's own topics begin with this level; `remote management` will use it.
+pub const HOST_PREFIX: &str = "alphorn";
+
+/// The rights of one plugin, as its configuration lists them.
+#[derive(Debug, Clone, Default)]
+pub struct Grants {
+    publish: Vec<TopicFilter>,
+    subscribe: Vec<TopicFilter>,
+    /// `reserved = true`: topics under `$…` and the host's prefix may be granted.
+    reserved: bool,
+}
+
+/// Why a list of grants is not usable.
+#[derive(Debug, thiserror::Error)]
+pub enum GrantError {
+    /// The text is no filter.
+    #[error("`{filter}` is not a topic filter: {cause}")]
+    Filter {
+        /// As it stands in the configuration.
+        filter: String,
+        /// The rule it breaks.
+        cause: TopicError,
+    },
+    /// `{client_id}` would smuggle levels or wildcards into a grant.
+    #[error(
+        "`{filter}` can't take the client id `{client_id}`, which contains one of / + #: choose another client id or write the levels out"
+    )]
+    ClientId {
+        /// As it stands in the configuration.
+        filter: String,
+        /// The device's.
+        client_id: String,
+    },
+    /// A reserved topic is granted without saying so.
+    #[error(
+        "`{0}` grants topics reserved for the broker ($…) or the host ({HOST_PREFIX}/…); if that is meant, set `reserved = true` for the plugin"
+    )]
+    Reserved(String),
+}
+
+impl Grants {
+    /// Reads the lists of a plugin's configuration; `{client_id}` is filled in.
+    pub fn new(publish: &[String], subscribe: &[String], reserved: bool, client_id: &str) -> Result<Self, GrantError> {
+        let parse = |filters: &[String]| {
+            filters.iter().map(|filter| grant(filter, reserved, client_id)).collect::<Result<Vec<_>, _>>()
+        };
+        Ok(Self { publish: parse(publish)?, subscribe: parse(subscribe)?, reserved })
+    }
+
+    /// A grant covers the topic.
+    pub fn allow_publish(&self, topic: &TopicName) -> bool {
+        let first = topic.levels().next().unwrap_or_default();
+        self.publish.iter().any(|grant| self.reaches(grant, first) && grant.matches(topic))
+    }
+
+    /// A grant covers everything the filter asks for. A filter that begins with a
+    /// wildcard asks the broker for the host's topics as well; those are not routed
+    /// to plugins, so that is no reason to refuse it.
+    pub fn allow_subscribe(&self, filter: &TopicFilter) -> bool {
+        let first = filter.levels().next().unwrap_or_default();
+        self.subscribe.iter().any(|grant| self.reaches(grant, first) && grant.contains(filter))
+    }
+
+    /// The filters it may publish to, for messages.
+    pub fn publish(&self) -> &[TopicFilter] {
+        &self.publish
+    }
+
+    /// The filters it may subscribe to, for messages.
+    pub fn subscribe(&self) -> &[TopicFilter] {
+        &self.subscribe
+    }
+
+    /// Wildcards never reach reserved topics, whatever MQTT says they match.
+    fn reaches(&self, grant: &TopicFilter, first_level: &str) -> bool {
+        !is_reserved(first_level) || (self.reserved && !grant.begins_with_wildcard())
+    }
+}
+
+fn grant(text: &str, reserved: bool, client_id: &str) -> Result<TopicFilter, GrantError> {
+    const PLACEHOLDER: &str = "{client_id}";
+    if text.contains(PLACEHOLDER) && client_id.contains(['/', '+', '#']) {
+        return Err(GrantError::ClientId { filter: text.into(), client_id: client_id.into() });
+    }
+    let filter = TopicFilter::parse(text.replace(PLACEHOLDER, client_id))
+        .map_err(|cause| GrantError::Filter { filter: text.into(), cause })?;
+    if !reserved && filter.levels().next().is_some_and(is_reserved) {
+        return Err(GrantError::Reserved(text.into()));
+    }
+    Ok(filter)
+}
+
+fn is_reserved(first_level: &str) -> bool {
+    first_level.starts_with('$') || first_level == HOST_PREFIX
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grants(publish: &[&str], subscribe: &[&str], reserved: bool) -> Result<Grants, GrantError> {
+        let own = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        Grants::new(&own(publish), &own(subscribe), reserved, "gateway-7")
+    }
+
+    fn may_publish(grants: &Grants, topic: &str) -> bool {
+        grants.allow_publish(&TopicName::parse(topic).unwrap())
+    }
+
+    fn may_subscribe(grants: &Grants, filter: &str) -> bool {
+        grants.allow_subscribe(&TopicFilter::parse(filter).unwrap())
+    }
+
+    #[test]
+    fn nothing_is_allowed_unless_listed() {
+        let none = Grants::default();
+        assert!(!may_publish(&none, "a"));
+        assert!(!may_subscribe(&none, "a"));
+    }
+
+    #[test]
+    fn the_client_id_is_filled_in() {
+        let grants = grants(&["dt/{client_id}/+"], &[], false).unwrap();
+        assert!(may_publish(&grants, "dt/gateway-7/x"));
+        assert!(!may_publish(&grants, "dt/gateway-8/x"));
+        let error = Grants::new(&["{client_id}/a".into()], &[], false, "+").unwrap_err();
+        assert!(error.to_string().contains("client id"), "{error}");
+    }
+
+    #[test]
+    fn a_subscription_must_lie_within_its_grant() {
+        let grants = grants(&[], &["a/+"], false).unwrap();
+        assert!(may_subscribe(&grants, "a/b"));
+        assert!(may_subscribe(&grants, "a/+"));
+        assert!(!may_subscribe(&grants, "a/#"));
+        assert!(!may_subscribe(&grants, "#"));
+    }
+
+    #[test]
+    fn wildcards_never_cover_reserved_topics() {
+        let all = grants(&["#"], &["#"], true).unwrap();
+        assert!(may_publish(&all, "a/b"));
+        assert!(!may_publish(&all, "$aws/things/x"));
+        assert!(!may_publish(&all, "alphorn/gateway-7/status"));
+        assert!(!may_subscribe(&all, "$aws/#"));
+    }
+
+    #[test]
+    fn reserved_topics_need_a_literal_first_level_and_the_word() {
+        assert!(matches!(grants(&["$aws/x"], &[], false), Err(GrantError::Reserved(_))));
+        assert!(matches!(grants(&["alphorn/x"], &[], false), Err(GrantError::Reserved(_))));
+        let grants = grants(&["$aws/things/{client_id}/#"], &[], true).unwrap();
+        assert!(may_publish(&grants, "$aws/things/gateway-7/shadow/update"));
+        assert!(!may_publish(&grants, "$aws/things/gateway-8/shadow/update"));
+    }
+}

@@ -1,0 +1,16 @@
+//! Alphorn: a host for WebAssembly plugins that owns a device's one MQTT connection.
+//!
+//! The program is a thin layer over this library; `ARCHITECTURE.md` shows how the parts
+//! fit together.
+
+pub mod builder;
+pub mod config;
+pub mod grants;
+pub mod host;
+pub mod link;
+pub mod message;
+pub mod outbox;
+pub mod plugin;
+pub mod rate;
+pub mod router;
+pub mod topic;

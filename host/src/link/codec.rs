@@ -1,0 +1,412 @@
+//! Our packets ↔ MQTT on the wire: the seam to the client library.
+//!
+//! Above this module nobody knows which MQTT version is spoken. Below it are the packet
+//! codecs of the rumqttc family, one for each version; why only its codecs is told in
+//! `docs/decisions/0001-mqtt-client.md`.
+
+mod v311;
+mod v5;
+
+use std::{fmt, time::Duration};
+
+use bytes::BytesMut;
+
+use crate::{message::Message, message::Qos, router::Subscription, topic::TopicFilter};
+
+/// Which MQTT is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// MQTT 3.1.1.
+    V311,
+    /// MQTT 5.0.
+    V5,
+}
+
+/// What CONNECT says.
+#[derive(Debug, Clone)]
+pub(super) struct Connect {
+    /// The device's name at the broker.
+    pub client_id: String,
+    /// How long the connection may be silent.
+    pub keep_alive: Duration,
+    /// How long the broker shall keep the session after a disconnect; zero: a clean start.
+    pub session_expiry: Duration,
+    /// For brokers that ask for them.
+    pub username: Option<String>,
+    /// Never logged.
+    pub password: Option<Secret>,
+    /// The most QoS 1 messages the broker may leave unacknowledged (MQTT 5).
+    pub receive_maximum: u16,
+    /// The largest packet taken (MQTT 5 announces it).
+    pub max_packet: u32,
+}
+
+/// Bytes that do not show up in logs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub Vec<u8>);
+
+/// What a packet of the broker says.
+#[derive(Debug)]
+pub(super) enum Inbound {
+    /// The answer to CONNECT.
+    ConnAck(Result<ConnAck, Refusal>),
+    /// A message.
+    Publish(Arrival),
+    /// The answer to a QoS 1 message.
+    PubAck {
+        /// Which message.
+        packet_id: u16,
+        /// Refused: the broker has it and will not pass it on.
+        result: Result<(), Refusal>,
+    },
+    /// The answer to SUBSCRIBE.
+    SubAck {
+        /// Which SUBSCRIBE.
+        packet_id: u16,
+        /// For each filter, in order.
+        results: Vec<Result<Qos, Refusal>>,
+    },
+    /// The answer to UNSUBSCRIBE.
+    UnsubAck {
+        /// Which UNSUBSCRIBE.
+        packet_id: u16,
+    },
+    /// The answer to PINGREQ.
+    PingResp,
+    /// The broker ends the connection and says why (MQTT 5).
+    Disconnect(Refusal),
+    /// A packet that has no business here; its name.
+    Unexpected(&'static str),
+}
+
+/// What the broker allows on this connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ConnAck {
+    /// It still knows the session.
+    pub session_present: bool,
+    /// QoS 1 messages it lets be unacknowledged.
+    pub receive_maximum: u16,
+    /// The largest packet it takes.
+    pub max_packet: Option<u32>,
+    /// It wants another keep-alive.
+    pub keep_alive: Option<Duration>,
+    /// It chose the client id.
+    pub client_id: Option<String>,
+    /// It tells copies apart by subscription identifiers.
+    pub subscription_identifiers: bool,
+}
+
+/// An inbound message with what the protocol says of it.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    /// The message.
+    pub message: Message,
+    /// To acknowledge it; 0 at QoS 0.
+    pub packet_id: u16,
+    /// DUP: it may have been sent before.
+    pub duplicate: bool,
+    /// The filters this copy is for, where the broker says so.
+    pub identifiers: Vec<u32>,
+}
+
+/// The broker's no.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The reason code as MQTT 5 numbers them; codes of 3.1.1 are translated.
+    pub code: u8,
+    /// In words.
+    pub reason: String,
+}
+
+/// The reason code "not authorized" of MQTT 5.
+pub const NOT_AUTHORIZED: u8 = 0x87;
+
+/// The bytes are not MQTT, or not what was agreed.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Told by its fixed header, before the rest is read.
+    #[error("the broker announced a packet of {0} bytes, more than `max_packet` allows")]
+    TooLarge(usize),
+    /// Anything else, in words.
+    #[error("{0}")]
+    Malformed(String),
+}
+
+/// The packet can't be written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum EncodeError {
+    /// Over what the broker takes, in bytes.
+    #[error("the packet is larger than the {0} bytes the broker takes")]
+    TooLarge(u32),
+    /// Anything else, in words.
+    #[error("{0}")]
+    Unencodable(String),
+}
+
+/// Reads and writes packets of one MQTT version.
+#[derive(Debug)]
+pub(super) struct Codec {
+    version: Version,
+    max_inbound: u32,
+    max_outbound: u32,
+}
+
+/// The largest packet MQTT can carry: a remaining length of 268,435,455 and its header (section 1.5.5).
+const LARGEST: u32 = 268_435_460;
+
+impl Codec {
+    /// For a new connection; `max_inbound` in bytes.
+    pub(super) fn new(version: Version, max_inbound: u32) -> Self {
+        Self { version, max_inbound, max_outbound: LARGEST }
+    }
+
+    /// The broker has said how large a packet may be.
+    pub(super) fn limit_outbound(&mut self, max: u32) {
+        self.max_outbound = max;
+    }
+
+    /// Takes one packet off the buffer, if one is there whole.
+    pub(super) fn decode(&self, buffer: &mut BytesMut) -> Result<Option<Inbound>, DecodeError> {
+        match self.version {
+            Version::V311 => v311::decode(buffer, self.max_inbound),
+            Version::V5 => v5::decode(buffer, self.max_inbound),
+        }
+    }
+
+    /// CONNECT.
+    pub(super) fn connect(&self, connect: &Connect, out: &mut BytesMut) -> Result<(), EncodeError> {
+        match self.version {
+            Version::V311 => self.write_v311(&v311::connect(connect), out),
+            Version::V5 => self.write_v5(&v5::connect(connect), out),
+        }
+    }
+
+    /// PUBLISH; the packet id is used at QoS 1.
+    pub(super) fn publish(
+        &self,
+        message: &Message,
+        packet_id: u16,
+        duplicate: bool,
+        out: &mut BytesMut,
+    ) -> Result<(), EncodeError> {
+        match self.version {
+            Version::V311 => self.write_v311(&v311::publish(message, packet_id, duplicate), out),
+            Version::V5 => self.write_v5(&v5::publish(message, packet_id, duplicate), out),
+        }
+    }
+
+    /// SUBSCRIBE for one filter. `identify` sends its number along, where the broker has use for it.
+    pub(super) fn subscribe(
+        &self,
+        packet_id: u16,
+        to: &Subscription,
+        identify: bool,
+        out: &mut BytesMut,
+    ) -> Result<(), EncodeError> {
+        match self.version {
+            Version::V311 => self.write_v311(&v311::subscribe(packet_id, to), out),
+            Version::V5 => self.write_v5(&v5::subscribe(packet_id, to, identify), out),
+        }
+    }
+
+    /// UNSUBSCRIBE for one filter.
+    pub(super) fn unsubscribe(
+        &self,
+        packet_id: u16,
+        filter: &TopicFilter,
+        out: &mut BytesMut,
+    ) -> Result<(), EncodeError> {
+        match self.version {
+            Version::V311 => self.write_v311(&v311::unsubscribe(packet_id, filter), out),
+            Version::V5 => self.write_v5(&v5::unsubscribe(packet_id, filter), out),
+        }
+    }
+
+    /// PUBACK.
+    pub(super) fn puback(&self, packet_id: u16, out: &mut BytesMut) -> Result<(), EncodeError> {
+        match self.version {
+            Version::V311 => self.write_v311(&v311::puback(packet_id), out),
+            Version::V5 => self.write_v5(&v5::puback(packet_id), out),
+        }
+    }
+
+    /// PINGREQ.
+    pub(super) fn ping(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
+        match self.version {
+            Version::V311 => self.write_v311(&v311::PING, out),
+            Version::V5 => self.write_v5(&v5::PING, out),
+        }
+    }
+
+    /// DISCONNECT, the normal one.
+    pub(super) fn disconnect(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
+        match self.version {
+            Version::V311 => self.write_v311(&v311::DISCONNECT, out),
+            Version::V5 => self.write_v5(&v5::disconnect(), out),
+        }
+    }
+
+    fn write_v311(&self, packet: &v311::Packet, out: &mut BytesMut) -> Result<(), EncodeError> {
+        let written = out.len();
+        v311::write(packet, self.max_outbound, out).inspect_err(|_| out.truncate(written))
+    }
+
+    fn write_v5(&self, packet: &v5::Packet, out: &mut BytesMut) -> Result<(), EncodeError> {
+        let written = out.len();
+        v5::write(packet, self.max_outbound, out).inspect_err(|_| out.truncate(written))
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V311 => "3.1.1",
+            Self::V5 => "5",
+        })
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (reason code 0x{:02x})", self.reason, self.code)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::topic::TopicName;
+
+    const VERSIONS: [Version; 2] = [Version::V311, Version::V5];
+
+    fn message(payload: usize) -> Message {
+        Message {
+            topic: TopicName::parse("a/b").unwrap(),
+            payload: Bytes::from(vec![7; payload]),
+            qos: Qos::AtLeastOnce,
+            retain: true,
+            properties: None,
+        }
+    }
+
+    fn decode(codec: &Codec, bytes: &[u8]) -> Result<Option<Inbound>, DecodeError> {
+        codec.decode(&mut BytesMut::from(bytes))
+    }
+
+    #[test]
+    fn a_message_survives_the_wire_at_both_versions() {
+        for version in VERSIONS {
+            let codec = Codec::new(version, 1024);
+            let mut wire = BytesMut::new();
+            codec.publish(&message(5), 9, true, &mut wire).unwrap();
+            let Some(Inbound::Publish(arrival)) = codec.decode(&mut wire).unwrap() else { panic!() };
+            assert_eq!(arrival.message, message(5));
+            assert_eq!((arrival.packet_id, arrival.duplicate), (9, true));
+            assert!(wire.is_empty());
+        }
+    }
+
+    #[test]
+    fn properties_travel_at_5_and_are_dropped_at_3_1_1() {
+        let properties = crate::message::Properties {
+            content_type: Some("text/plain".into()),
+            response_topic: Some(TopicName::parse("r").unwrap()),
+            correlation_data: Some(Bytes::from_static(b"c")),
+            message_expiry: Some(60),
+            utf8: true,
+            user_properties: vec![("k".into(), "v".into()), ("k".into(), "w".into())],
+        };
+        let message = Message { properties: Some(Box::new(properties)), ..message(1) };
+        for (version, kept) in [(Version::V311, None), (Version::V5, message.properties.clone())] {
+            let codec = Codec::new(version, 1024);
+            let mut wire = BytesMut::new();
+            codec.publish(&message, 9, false, &mut wire).unwrap();
+            let Some(Inbound::Publish(arrival)) = codec.decode(&mut wire).unwrap() else { panic!() };
+            assert_eq!(arrival.message.properties, kept);
+        }
+    }
+
+    #[test]
+    fn code_7_of_aws_is_not_authorized_rather_than_malformed() {
+        let codec = Codec::new(Version::V311, 1024);
+        for (code, expected) in [(5, NOT_AUTHORIZED), (7, NOT_AUTHORIZED), (2, 0x85), (9, 0x80)] {
+            let Ok(Some(Inbound::ConnAck(Err(refusal)))) = decode(&codec, &[0x20, 2, 0, code]) else { panic!() };
+            assert_eq!(refusal.code, expected);
+        }
+    }
+
+    #[test]
+    fn a_packet_over_the_limit_is_refused_on_its_header() {
+        for version in VERSIONS {
+            let codec = Codec::new(version, 1024);
+            let error = decode(&codec, &[0x30, 0xff, 0xff, 0xff, 0x7f]).unwrap_err();
+            assert!(matches!(error, DecodeError::TooLarge(268_435_455..)), "{error}");
+            assert!(decode(&codec, &[0x30, 0x80]).unwrap().is_none());
+        }
+    }
+
+    #[test]
+    fn a_message_over_the_brokers_limit_is_refused_and_leaves_no_bytes() {
+        for version in VERSIONS {
+            let mut codec = Codec::new(version, 1024);
+            codec.limit_outbound(100);
+            let mut wire = BytesMut::from(&b"before"[..]);
+            assert_eq!(codec.publish(&message(100), 1, false, &mut wire), Err(EncodeError::TooLarge(100)));
+            assert_eq!(&wire[..], b"before");
+        }
+    }
+
+    #[test]
+    fn what_a_broker_announces_is_understood() {
+        let codec = Codec::new(Version::V5, 1024);
+        let bytes = [0x20, 17, 1, 0, 14, 33, 0, 20, 39, 0, 0, 4, 0, 19, 0, 30, 41, 0, 34];
+        let Ok(None) = decode(&codec, &bytes[..12]) else { panic!("a part is not a packet") };
+        let bytes = [0x20, 16, 1, 0, 13, 33, 0, 20, 39, 0, 0, 4, 0, 19, 0, 30, 41, 0];
+        let Ok(Some(Inbound::ConnAck(Ok(connack)))) = decode(&codec, &bytes) else { panic!() };
+        let expected = ConnAck {
+            session_present: true,
+            receive_maximum: 20,
+            max_packet: Some(1024),
+            keep_alive: Some(Duration::from_secs(30)),
+            client_id: None,
+            subscription_identifiers: false,
+        };
+        assert_eq!(connack, expected);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            for version in VERSIONS {
+                let codec = Codec::new(version, 100);
+                let mut buffer = BytesMut::from(&bytes[..]);
+                while let Ok(Some(_)) = codec.decode(&mut buffer) {}
+            }
+        }
+
+        #[test]
+        fn no_bent_packet_panics(at in 0usize..40, value: u8, cut in 0usize..40) {
+            for version in VERSIONS {
+                let codec = Codec::new(version, 1024);
+                let mut wire = BytesMut::new();
+                codec.publish(&message(10), 3, false, &mut wire).unwrap();
+                codec.subscribe(4, &Subscription {
+                    filter: TopicFilter::parse("a/+").unwrap(), qos: Qos::AtLeastOnce, identifier: 300,
+                }, true, &mut wire).unwrap();
+                let len = wire.len();
+                wire[at % len] = value;
+                wire.truncate(len - cut % len);
+                while let Ok(Some(_)) = codec.decode(&mut wire) {}
+            }
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! MQTT 3.1.1 by the codec of rumqttc-v4-next.
+
+use bytes::BytesMut;
+pub(super) use rumqttc_v4::mqttbytes::v4::Packet;
+use rumqttc_v4::mqttbytes::{
+    Error, QoS,
+    v4::{self, ConnectReturnCode, SubscribeReasonCode},
+};
+
+use super::{Arrival, ConnAck, Connect, DecodeError, EncodeError, Inbound, NOT_AUTHORIZED, Refusal};
+use crate::{
+    message::{Message, Qos},
+    router::Subscription,
+    topic::TopicFilter,
+};
+
+pub(super) const PING: Packet = Packet::PingReq;
+pub(super) const DISCONNECT: Packet = Packet::Disconnect;
+
+pub(super) fn decode(buffer: &mut BytesMut, max: u32) -> Result<Option<Inbound>, DecodeError> {
+    match Packet::read(buffer, max as usize) {
+        Ok(packet) => inbound(packet).map(Some),
+        Err(Error::InsufficientBytes(_)) => Ok(None),
+        // The codec knows the codes 0 to 5; AWS IoT Core answers 7 for "not authorised".
+        Err(Error::InvalidConnectReturnCode(code)) => Ok(Some(Inbound::ConnAck(Err(connect_refusal(code))))),
+        Err(Error::PayloadSizeLimitExceeded(size)) => Err(DecodeError::TooLarge(size)),
+        Err(error) => Err(DecodeError::Malformed(error.to_string())),
+    }
+}
+
+pub(super) fn write(packet: &Packet, max: u32, out: &mut BytesMut) -> Result<(), EncodeError> {
+    match packet.write(out, max as usize) {
+        Ok(_) => Ok(()),
+        Err(Error::OutgoingPacketTooLarge { .. }) => Err(EncodeError::TooLarge(max)),
+        Err(error) => Err(EncodeError::Unencodable(error.to_string())),
+    }
+}
+
+pub(super) fn connect(connect: &Connect) -> Packet {
+    let mut packet = v4::Connect::new(&connect.client_id);
+    packet.keep_alive = u16::try_from(connect.keep_alive.as_secs()).unwrap_or(u16::MAX);
+    packet.clean_session = connect.session_expiry.is_zero();
+    match (&connect.username, &connect.password) {
+        (Some(username), Some(password)) => {
+            packet.set_credentials(username, password.0.clone());
+        }
+        (Some(username), None) => {
+            packet.set_username(username);
+        }
+        (None, _) => {}
+    }
+    Packet::Connect(packet)
+}
+
+pub(super) fn publish(message: &Message, packet_id: u16, duplicate: bool) -> Packet {
+    Packet::Publish(v4::Publish {
+        dup: duplicate,
+        qos: qos(message.qos),
+        retain: message.retain,
+        topic: message.topic.as_bytes().clone(),
+        pkid: if message.qos == Qos::AtMostOnce { 0 } else { packet_id },
+        payload: message.payload.clone(),
+    })
+}
+
+pub(super) fn subscribe(packet_id: u16, to: &Subscription) -> Packet {
+    let mut packet = v4::Subscribe::new(to.filter.as_str(), qos(to.qos));
+    packet.pkid = packet_id;
+    Packet::Subscribe(packet)
+}
+
+pub(super) fn unsubscribe(packet_id: u16, filter: &TopicFilter) -> Packet {
+    let mut packet = v4::Unsubscribe::new(filter.as_str());
+    packet.pkid = packet_id;
+    Packet::Unsubscribe(packet)
+}
+
+pub(super) fn puback(packet_id: u16) -> Packet {
+    Packet::PubAck(v4::PubAck::new(packet_id))
+}
+
+fn inbound(packet: Packet) -> Result<Inbound, DecodeError> {
+    Ok(match packet {
+        Packet::ConnAck(connack) => Inbound::ConnAck(match connack.code {
+            ConnectReturnCode::Success => Ok(ConnAck {
+                session_present: connack.session_present,
+                receive_maximum: u16::MAX,
+                max_packet: None,
+                keep_alive: None,
+                client_id: None,
+                subscription_identifiers: false,
+            }),
+            code => Err(connect_refusal(code as u8)),
+        }),
+        Packet::Publish(publish) => Inbound::Publish(arrival(publish)?),
+        Packet::PubAck(puback) => Inbound::PubAck { packet_id: puback.pkid, result: Ok(()) },
+        Packet::SubAck(suback) => {
+            Inbound::SubAck { packet_id: suback.pkid, results: suback.return_codes.into_iter().map(granted).collect() }
+        }
+        Packet::UnsubAck(unsuback) => Inbound::UnsubAck { packet_id: unsuback.pkid },
+        Packet::PingResp => Inbound::PingResp,
+        Packet::Connect(_) => Inbound::Unexpected("CONNECT"),
+        Packet::PubRec(_) => Inbound::Unexpected("PUBREC"),
+        Packet::PubRel(_) => Inbound::Unexpected("PUBREL"),
+        Packet::PubComp(_) => Inbound::Unexpected("PUBCOMP"),
+        Packet::Subscribe(_) => Inbound::Unexpected("SUBSCRIBE"),
+        Packet::Unsubscribe(_) => Inbound::Unexpected("UNSUBSCRIBE"),
+        Packet::PingReq => Inbound::Unexpected("PINGREQ"),
+        Packet::Disconnect => Inbound::Unexpected("DISCONNECT"),
+    })
+}
+
+fn arrival(publish: v4::Publish) -> Result<Arrival, DecodeError> {
+    let message = Message {
+        topic: super::v5::topic_name(publish.topic)?,
+        payload: publish.payload,
+        qos: match publish.qos {
+            QoS::AtMostOnce => Qos::AtMostOnce,
+            QoS::AtLeastOnce => Qos::AtLeastOnce,
+            QoS::ExactlyOnce => {
+                return Err(DecodeError::Malformed("a QoS 2 message was never asked for".into()));
+            }
+        },
+        retain: publish.retain,
+        properties: None,
+    };
+    Ok(Arrival { message, packet_id: publish.pkid, duplicate: publish.dup, identifiers: Vec::new() })
+}
+
+fn granted(code: SubscribeReasonCode) -> Result<Qos, Refusal> {
+    match code {
+        SubscribeReasonCode::Success(QoS::AtMostOnce) => Ok(Qos::AtMostOnce),
+        SubscribeReasonCode::Success(_) => Ok(Qos::AtLeastOnce),
+        SubscribeReasonCode::Failure => Err(Refusal { code: 0x80, reason: "refused without a reason".into() }),
+    }
+}
+
+/// The codes of section 3.2.2.3 as MQTT 5 numbers them.
+fn connect_refusal(code: u8) -> Refusal {
+    let (code, reason) = match code {
+        1 => (0x84, "the broker does not speak this MQTT version".to_owned()),
+        2 => (0x85, "the broker does not take this client id".to_owned()),
+        3 => (0x88, "the broker is not available".to_owned()),
+        4 => (0x86, "bad user name or password".to_owned()),
+        5 | 7 => (NOT_AUTHORIZED, format!("not authorised (CONNACK code {code})")),
+        other => (0x80, format!("CONNACK code {other}, which MQTT 3.1.1 does not define")),
+    };
+    Refusal { code, reason }
+}
+
+fn qos(qos: Qos) -> QoS {
+    match qos {
+        Qos::AtMostOnce => QoS::AtMostOnce,
+        Qos::AtLeastOnce => QoS::AtLeastOnce,
+    }
+}

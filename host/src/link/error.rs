@@ -1,0 +1,112 @@
+//! Why there is no connection: the cause, and what to do about it.
+
+use std::{fmt, io, time::Duration};
+
+use super::{
+    codec::{DecodeError, NOT_AUTHORIZED, Refusal},
+    tls::TlsError,
+};
+
+/// An attempt failed, or a connection ended.
+#[derive(Debug)]
+pub enum LinkError {
+    /// The name has no address.
+    Dns {
+        /// The name.
+        host: String,
+        /// What the resolver says.
+        cause: io::Error,
+    },
+    /// No TCP connection.
+    Tcp {
+        /// `host:port`.
+        to: String,
+        /// What the system says.
+        cause: io::Error,
+    },
+    /// `connect_timeout` is over.
+    TimedOut {
+        /// What was being waited for.
+        during: &'static str,
+        /// How long all steps may take together.
+        limit: Duration,
+    },
+    /// A file of the TLS configuration.
+    Files(TlsError),
+    /// The handshake failed, or an alert came; explained.
+    Tls(String),
+    /// CONNACK says no.
+    Refused(Refusal),
+    /// The broker closed the connection in place of a CONNACK.
+    ClosedUnanswered,
+    /// What came is not MQTT, or not allowed.
+    NotMqtt(String),
+    /// The broker closed the connection.
+    Closed,
+    /// The connection broke.
+    Broken(io::Error),
+    /// Nothing came for one and a half keep-alives.
+    Silent(Duration),
+    /// The broker sent DISCONNECT with a reason.
+    Disconnected(Refusal),
+}
+
+impl LinkError {
+    /// Trying again can't help before somebody changes something.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Files(_) | Self::Tls(_) | Self::Refused(_))
+    }
+}
+
+impl fmt::Display for LinkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dns { host, cause } => {
+                write!(f, "the name `{host}` can't be resolved ({cause}): check `url` and the device's DNS")
+            }
+            Self::Tcp { to, cause } => {
+                write!(f, "no TCP connection to {to} ({cause}): check host and port in `url`, and the firewall")
+            }
+            Self::TimedOut { during, limit } => {
+                write!(
+                    f,
+                    "no connection within {} (`connect_timeout`), while waiting for {during}",
+                    humantime::format_duration(*limit)
+                )
+            }
+            Self::Files(error) => error.fmt(f),
+            Self::Tls(explained) => f.write_str(explained),
+            Self::Refused(refusal) => {
+                write!(f, "the broker refused the connection: {refusal}")?;
+                match refusal.code {
+                    NOT_AUTHORIZED => {
+                        f.write_str("; check that its policy lets this certificate connect with this client id")
+                    }
+                    0x84 => f.write_str("; set `protocol`"),
+                    0x85 => f.write_str("; set `client_id`"),
+                    0x86 => f.write_str("; set `username` and `password_file`"),
+                    _ => Ok(()),
+                }
+            }
+            Self::ClosedUnanswered => f.write_str(
+                "the broker closed the connection in answer to CONNECT; on AWS IoT Core: the policy does not let this \
+                 certificate connect with this client id, or the certificate is not active",
+            ),
+            Self::NotMqtt(what) => write!(f, "the server does not keep to MQTT: {what}"),
+            Self::Closed => f.write_str("the broker closed the connection"),
+            Self::Broken(cause) => write!(f, "the connection broke: {cause}"),
+            Self::Silent(limit) => {
+                write!(f, "nothing came from the broker for {} (1.5 keep-alives)", humantime::format_duration(*limit))
+            }
+            Self::Disconnected(refusal) => write!(f, "the broker ended the connection: {refusal}"),
+        }
+    }
+}
+
+impl std::error::Error for LinkError {}
+
+impl From<DecodeError> for LinkError {
+    fn from(error: DecodeError) -> Self {
+        Self::NotMqtt(error.to_string())
+    }
+}

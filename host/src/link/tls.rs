@@ -1,0 +1,224 @@
+//! rustls settings from the configuration, and what TLS errors mean.
+//!
+//! One TLS stack, one crypto provider: ring, always passed explicitly, since a process
+//! default could be missing or another one.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, Error, RootCertStore,
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+
+/// What the configuration says about TLS.
+#[derive(Debug, Clone, Default)]
+pub struct TlsSettings {
+    /// Trusted certificates, PEM; none: the system's.
+    pub ca: Option<PathBuf>,
+    /// The client certificate and its key, both PEM.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// Offered by ALPN, the first the most wanted; empty: none are.
+    pub alpn: Vec<String>,
+}
+
+/// The files do not make a TLS configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file can't be read.
+    #[error("can't read the {what} {}: {cause}", path.display())]
+    Read {
+        /// Which of the files.
+        what: &'static str,
+        /// Where it should be.
+        path: PathBuf,
+        /// Why not.
+        cause: rustls::pki_types::pem::Error,
+    },
+    /// A file has no PEM block of the right kind.
+    #[error("the {what} {} contains no {wanted} in PEM form{}", path.display(), if *.what == "key" { ": it has to be PKCS#8, PKCS#1 or SEC1 and not encrypted" } else { "" })]
+    Empty {
+        /// Which of the files.
+        what: &'static str,
+        /// Where it is.
+        path: PathBuf,
+        /// What it should contain.
+        wanted: &'static str,
+    },
+    /// A certificate in the CA file can't be used.
+    #[error("the CA file {} contains a certificate that can't be used: {cause}", path.display())]
+    Ca {
+        /// Where it is.
+        path: PathBuf,
+        /// Why not.
+        cause: Error,
+    },
+    /// The system has no roots.
+    #[error("the system has no trusted root certificates ({0}): install ca-certificates, or name a file with `ca`")]
+    NoSystemRoots(String),
+    /// They were made for different identities.
+    #[error("the key {} does not belong to the certificate {}: their public keys differ", key.display(), cert.display())]
+    Mismatch {
+        /// The certificate's file.
+        cert: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+    },
+    /// Certificate or key are of a kind that can't be used.
+    #[error("the certificate {} and the key {} can't be used: {cause}", cert.display(), key.display())]
+    Identity {
+        /// The certificate's file.
+        cert: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// Why not.
+        cause: Error,
+    },
+}
+
+/// Reads the files and makes the configuration for a connection. It is done anew for
+/// each connection, so files that changed are picked up.
+pub fn client_config(settings: &TlsSettings) -> Result<ClientConfig, TlsError> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap_or_else(|_| unreachable!("ring has cipher suites for TLS 1.2 and 1.3"))
+        .with_root_certificates(roots(settings.ca.as_deref())?);
+    let mut config = match &settings.identity {
+        None => builder.with_no_client_auth(),
+        Some((cert, key)) => {
+            let chain = certificates("client certificate", cert)?;
+            let identity = builder.with_client_auth_cert(chain, private_key(key)?);
+            identity.map_err(|cause| match cause {
+                Error::InconsistentKeys(_) => TlsError::Mismatch { cert: cert.clone(), key: key.clone() },
+                cause => TlsError::Identity { cert: cert.clone(), key: key.clone(), cause },
+            })?
+        }
+    };
+    config.alpn_protocols = settings.alpn.iter().map(|name| name.clone().into_bytes()).collect();
+    // AWS IoT Core has no session tickets, and a config lives for one connection.
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(config)
+}
+
+/// The one crypto provider of the program.
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// What a TLS error means and what to do about it.
+pub(super) fn explain(error: &Error, host: &str, settings: &TlsSettings) -> String {
+    let ca = match &settings.ca {
+        Some(path) => path.display().to_string(),
+        None => "the system's roots".to_owned(),
+    };
+    let cert = || match &settings.identity {
+        Some((cert, _)) => format!("the client certificate {}", cert.display()),
+        None => "no client certificate (`cert` and `key` are not set)".to_owned(),
+    };
+    match error {
+        Error::InvalidCertificate(cause) => match cause {
+            CertificateError::UnknownIssuer => {
+                format!(
+                    "the server's certificate was issued by a CA that {ca} does not contain: set `ca` to the broker's root certificate"
+                )
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                format!("the server's certificate is not for `{host}`: check the host in `url`; {cause}")
+            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                format!("the server's certificate has expired, or this device's clock is ahead: {cause}")
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                format!("the server's certificate is not valid yet, or this device's clock is behind: {cause}")
+            }
+            cause => format!("the server's certificate was refused: {cause}"),
+        },
+        Error::AlertReceived(AlertDescription::NoApplicationProtocol) => format!(
+            "the server agrees to none of the ALPN names offered ({}): AWS IoT Core takes `x-amzn-mqtt-ca` on port 443, and none on 8883; set `alpn`",
+            offered(settings),
+        ),
+        Error::AlertReceived(AlertDescription::CertificateRequired) => {
+            format!("the server demands a client certificate and got {}: set `cert` and `key`", cert())
+        }
+        Error::AlertReceived(
+            alert @ (AlertDescription::UnknownCA
+            | AlertDescription::BadCertificate
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::AccessDenied
+            | AlertDescription::DecryptError),
+        ) => format!(
+            "the server refused {} (alert {alert:?}): it must be known to the server, active and not expired",
+            cert(),
+        ),
+        Error::AlertReceived(AlertDescription::HandshakeFailure) => format!(
+            "the server ended the handshake (alert HandshakeFailure): it may demand a client certificate, and got {}; or no cipher suite is common",
+            cert(),
+        ),
+        Error::AlertReceived(AlertDescription::UnrecognisedName) => {
+            format!("the server does not know the name `{host}` (SNI): check the host in `url`")
+        }
+        Error::AlertReceived(AlertDescription::ProtocolVersion) => {
+            "the server speaks neither TLS 1.2 nor TLS 1.3".to_owned()
+        }
+        Error::AlertReceived(alert) => format!("the server ended TLS with the alert {alert:?}"),
+        Error::InvalidMessage(_) => {
+            format!(
+                "the server at `{host}` does not speak TLS on this port ({error}): check the port, or use mqtt:// for a broker without TLS"
+            )
+        }
+        error => format!("TLS failed: {error}"),
+    }
+}
+
+/// The ALPN names offered, for messages.
+pub(super) fn offered(settings: &TlsSettings) -> String {
+    match settings.alpn.as_slice() {
+        [] => "none".to_owned(),
+        names => names.join(", "),
+    }
+}
+
+fn roots(ca: Option<&Path>) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    match ca {
+        Some(path) => {
+            for certificate in certificates("CA file", path)? {
+                roots.add(certificate).map_err(|cause| TlsError::Ca { path: path.into(), cause })?;
+            }
+        }
+        None => {
+            let found = rustls_native_certs::load_native_certs();
+            roots.add_parsable_certificates(found.certs);
+            if roots.is_empty() {
+                let cause = found.errors.first().map_or_else(|| "none found".to_owned(), ToString::to_string);
+                return Err(TlsError::NoSystemRoots(cause));
+            }
+        }
+    }
+    Ok(roots)
+}
+
+fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let read = |cause| TlsError::Read { what, path: path.into(), cause };
+    let certificates =
+        CertificateDer::pem_file_iter(path).map_err(read)?.collect::<Result<Vec<_>, _>>().map_err(read)?;
+    if certificates.is_empty() {
+        return Err(TlsError::Empty { what, path: path.into(), wanted: "certificate" });
+    }
+    Ok(certificates)
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    use rustls::pki_types::pem::Error::NoItemsFound;
+    let what = "key";
+    PrivateKeyDer::from_pem_file(path).map_err(|cause| match cause {
+        NoItemsFound => TlsError::Empty { what, path: path.into(), wanted: "private key" },
+        cause => TlsError::Read { what, path: path.into(), cause },
+    })
+}

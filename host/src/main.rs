@@ -1,0 +1,63 @@
+//! The program: arguments, log, command, exit code.
+
+mod cli;
+mod commands;
+mod exit;
+mod signals;
+
+use std::{io::IsTerminal, process::ExitCode};
+
+use clap::Parser;
+use cli::{Cli, Command};
+use exit::Failure;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing can be done about a closed terminal.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    log_to_stderr(&cli);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(cause) => return Failure::new(exit::OS, anyhow::Error::new(cause).context("no threads")).report(),
+    };
+    let result = runtime.block_on(async {
+        match cli.command {
+            Command::Dev(args) => commands::dev::dev(args).await,
+            Command::Run(args) => commands::run::run(args).await,
+            Command::Sub(args) => commands::sub::sub(args).await,
+            Command::Pub(args) => commands::publish::publish(args).await,
+            Command::Build(args) => commands::build::build(args).await,
+            Command::Check(args) => commands::check::check(&args),
+        }
+    });
+    // A thread that is stuck in a system call must not keep the process.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn log_to_stderr(cli: &Cli) {
+    let level = match i16::from(cli.verbose) - i16::from(cli.quiet) {
+        ..=-2 => "error",
+        -1 => "warn",
+        0 => "info,mqtt5=warn,alphorn_dev_broker=warn",
+        1 => "debug,mqtt5=info",
+        2.. => "trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(colour)
+        .init();
+}

@@ -1,0 +1,177 @@
+//! A file into a checked component, or why not.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest, Sha256};
+use wasmtime::component::Component;
+
+use super::{bindings::PluginPre, engine::Engine, imports::GuestState};
+
+/// A component that can run here.
+#[derive(Clone)]
+pub struct Loaded {
+    pub(super) pre: PluginPre<GuestState>,
+    /// What it is and asks for.
+    pub about: About,
+}
+
+/// What a component is and asks for.
+#[derive(Debug, Clone)]
+pub struct About {
+    /// Its file.
+    pub path: PathBuf,
+    /// The file's size in bytes.
+    pub size: usize,
+    /// SHA-256 of the file, in hexadecimal.
+    pub digest: String,
+    /// The interfaces it imports.
+    pub imports: Vec<String>,
+    /// The interfaces it exports.
+    pub exports: Vec<String>,
+}
+
+/// Why a file can't run as a plugin. Each names the file, the cause and the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum ComponentError {
+    /// Not there, or not to be read.
+    #[error("can't read the component {}: {cause}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        cause: std::io::Error,
+    },
+    /// Something else than WebAssembly.
+    #[error("{} is not WebAssembly: it begins with {begin}. `alphorn build` makes a component from a plugin's folder", path.display())]
+    NotWasm {
+        /// The file.
+        path: PathBuf,
+        /// Its first bytes.
+        begin: String,
+    },
+    /// A core module.
+    #[error("{} is a core WebAssembly module, not a component: build it for wasm32-wasip2, or wrap it with `wasm-tools component new`", path.display())]
+    Module {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Broken, or beyond what the engine takes.
+    #[error("{} is not a valid component: {cause}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What the compiler says.
+        cause: String,
+    },
+    /// Written for another world.
+    #[error("{} does not export {GUEST}, so it is not an Alphorn plugin; it exports {exports}", path.display())]
+    World {
+        /// The file.
+        path: PathBuf,
+        /// What it has instead.
+        exports: String,
+    },
+    /// Imports the host has not got.
+    #[error("{} imports {missing}, which this host does not lend; a plugin may import alphorn:plugin@0.1.0 and WASI 0.2 (cli, clocks, filesystem, io, random, sockets)", path.display())]
+    Imports {
+        /// The file.
+        path: PathBuf,
+        /// All of them.
+        missing: String,
+    },
+    /// The names are right and the types are not.
+    #[error("{} was built against another version of the interface than this host's: {cause}", path.display())]
+    Types {
+        /// The file.
+        path: PathBuf,
+        /// What the linker says.
+        cause: String,
+    },
+}
+
+/// The interface a plugin exports.
+const GUEST: &str = "alphorn:plugin/guest@0.1.0";
+
+/// Reads, compiles and checks a component. Takes its time: call it off the async threads.
+pub fn load(engine: &Engine, path: &Path) -> Result<Loaded, ComponentError> {
+    let bytes = fs::read(path).map_err(|cause| ComponentError::Read { path: path.into(), cause })?;
+    let path = path.to_owned();
+    // The preamble: `\0asm`, then a version that tells modules (1) from components (13).
+    match bytes.get(..8) {
+        Some([0, b'a', b's', b'm', 1, 0, 0, 0]) => return Err(ComponentError::Module { path }),
+        Some([0, b'a', b's', b'm', ..]) => {}
+        _ => return Err(ComponentError::NotWasm { path, begin: beginning(&bytes) }),
+    }
+    let component = Component::new(&engine.engine, &bytes)
+        .map_err(|cause| ComponentError::Invalid { path: path.clone(), cause: format!("{cause:#}") })?;
+    let kind = component.component_type();
+    let about = About {
+        path: path.clone(),
+        size: bytes.len(),
+        digest: hexadecimal(&Sha256::digest(&bytes)),
+        imports: kind.imports(&engine.engine).map(|(name, _)| name.to_owned()).collect(),
+        exports: kind.exports(&engine.engine).map(|(name, _)| name.to_owned()).collect(),
+    };
+    if !about.exports.iter().any(|name| name == GUEST) {
+        return Err(ComponentError::World { path, exports: listed(&about.exports) });
+    }
+    let missing: Vec<_> = about.imports.iter().filter(|name| !is_lent(name)).cloned().collect();
+    if !missing.is_empty() {
+        return Err(ComponentError::Imports { path, missing: listed(&missing) });
+    }
+    let types = |cause: wasmtime::Error| ComponentError::Types { path: path.clone(), cause: format!("{cause:#}") };
+    let pre = engine.linker.instantiate_pre(&component).map_err(types)?;
+    let pre = PluginPre::new(pre).map_err(types)?;
+    Ok(Loaded { pre, about })
+}
+
+impl About {
+    /// Short enough for people: the first digits of the digest.
+    pub fn version(&self) -> &str {
+        self.digest.get(..12).unwrap_or(&self.digest)
+    }
+}
+
+impl std::fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Loaded").field(&self.about).finish()
+    }
+}
+
+fn is_lent(import: &str) -> bool {
+    const LENT: [&str; 7] = [
+        "alphorn:plugin/",
+        "wasi:cli/",
+        "wasi:clocks/",
+        "wasi:filesystem/",
+        "wasi:io/",
+        "wasi:random/",
+        "wasi:sockets/",
+    ];
+    LENT.iter().any(|prefix| import.starts_with(prefix))
+}
+
+fn listed(names: &[String]) -> String {
+    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+}
+
+fn beginning(bytes: &[u8]) -> String {
+    let bytes = bytes.get(..8).unwrap_or(bytes);
+    match std::str::from_utf8(bytes) {
+        Ok("") => "nothing (the file is empty)".to_owned(),
+        Ok(text) => format!("{text:?}"),
+        Err(_) => hexadecimal(bytes),
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String can't fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

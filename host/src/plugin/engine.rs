@@ -1,0 +1,105 @@
+//! The wasmtime engine: its one configuration, what it lends, and the epoch ticker.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use wasmtime::{
+    Config,
+    component::{HasSelf, Linker},
+};
+
+use super::{bindings::Plugin, imports::GuestState};
+
+/// How often a running guest lets others run, and so how exactly deadlines are kept.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Shared by all plugins.
+#[derive(Clone)]
+pub struct Engine {
+    pub(super) engine: wasmtime::Engine,
+    pub(super) linker: Arc<Linker<GuestState>>,
+    ticker: Arc<Ticker>,
+}
+
+/// Advances the engine's epoch while a guest runs, and sleeps otherwise.
+struct Ticker {
+    running: AtomicUsize,
+    thread: thread::Thread,
+}
+
+/// A guest runs as long as this lives.
+pub(super) struct Running(Arc<Ticker>);
+
+impl Engine {
+    /// Makes the engine and what it lends to guests.
+    pub fn new() -> anyhow::Result<Self> {
+        let engine = wasmtime::Engine::new(&config())?;
+        let mut linker = Linker::new(&engine);
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+        Plugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+        let weak = engine.weak();
+        let (sender, receiver) = std::sync::mpsc::channel::<Arc<Ticker>>();
+        let thread = thread::Builder::new().name("alphorn-epochs".into()).spawn(move || {
+            let Ok(ticker) = receiver.recv() else { return };
+            let ticker = Arc::downgrade(&ticker);
+            loop {
+                match (ticker.upgrade(), weak.upgrade()) {
+                    (Some(ticker), Some(engine)) if ticker.running.load(Ordering::SeqCst) > 0 => {
+                        engine.increment_epoch();
+                        drop((ticker, engine));
+                        thread::sleep(TICK);
+                    }
+                    (Some(ticker), Some(engine)) => {
+                        drop((ticker, engine));
+                        thread::park();
+                    }
+                    _ => return,
+                }
+            }
+        })?;
+        let ticker = Arc::new(Ticker { running: AtomicUsize::new(0), thread: thread.thread().clone() });
+        sender.send(ticker.clone())?;
+        Ok(Self { engine, linker: Arc::new(linker), ticker })
+    }
+
+    /// Keeps the epoch advancing until dropped.
+    pub(super) fn run(&self) -> Running {
+        if self.ticker.running.fetch_add(1, Ordering::SeqCst) == 0 {
+            self.ticker.thread.unpark();
+        }
+        Running(self.ticker.clone())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.thread.unpark();
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Engine")
+    }
+}
+
+/// All settings in one place: a compiled component is bound to each of them.
+fn config() -> Config {
+    let mut config = Config::new();
+    config.wasm_component_model(true);
+    config.epoch_interruption(true);
+    config
+}

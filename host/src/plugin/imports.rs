@@ -1,0 +1,370 @@
+//! What guests call. The one place where what the host says becomes what WIT says.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use bytestring::ByteString;
+use tracing::{debug, error, info, trace, warn};
+use wasmtime::{ResourceLimiter, component::ResourceTable};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use super::{
+    bindings::alphorn::plugin::{host, mqtt, state, timers, types},
+    timers::{MOST, Timers},
+};
+use crate::{
+    grants::Grants,
+    link::{Client, NotTaken},
+    message::{Message, Properties, Qos},
+    rate::Bucket,
+    topic::{TopicFilter, TopicName},
+};
+
+/// The data of a guest's Store.
+pub(crate) struct GuestState {
+    wasi: WasiCtx,
+    table: ResourceTable,
+    memory: Memory,
+    /// Of the component, for the guest.
+    version: String,
+    pub(super) timers: Timers,
+    /// What the guest was lent. Empty while an instance is only made ready beside another.
+    pub(super) lent: Option<Lent>,
+}
+
+/// What belongs to the plugin, not to one instance of it: it goes from Store to Store.
+pub(super) struct Lent {
+    pub(super) client: Client,
+    pub(super) about: Arc<About>,
+    bucket: Bucket,
+    /// Filters it has asked for.
+    subscriptions: BTreeSet<TopicFilter>,
+    /// Refusals, each logged once.
+    refused: BTreeSet<String>,
+}
+
+/// What a plugin is told about itself, and may do.
+pub(super) struct About {
+    pub(super) name: String,
+    pub(super) client_id: String,
+    pub(super) grants: Grants,
+    pub(super) config: BTreeMap<String, String>,
+}
+
+/// All memories and tables of one guest together.
+pub(super) struct Memory {
+    used: usize,
+    limit: usize,
+    /// A request over the limit was refused.
+    pub(super) refused: bool,
+}
+
+/// Filters one plugin may have; AWS IoT Core allows 50 on a connection.
+const SUBSCRIPTIONS: usize = 50;
+
+/// Bytes of a line in the log; the rest is cut off.
+pub(super) const LONGEST_LINE: usize = 4096;
+
+/// Resources of WASI a guest may hold at a time.
+const RESOURCES: usize = 1024;
+
+/// Refusals that are remembered, so that each is logged once; beyond them none is logged.
+const REFUSED: usize = 64;
+
+impl GuestState {
+    pub(super) fn new(wasi: WasiCtx, version: String, memory_limit: usize) -> Self {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(RESOURCES);
+        Self {
+            wasi,
+            table,
+            memory: Memory { used: 0, limit: memory_limit, refused: false },
+            version,
+            timers: Timers::default(),
+            lent: None,
+        }
+    }
+
+    pub(super) fn memory(&mut self) -> &mut Memory {
+        &mut self.memory
+    }
+
+    fn lent(&mut self) -> wasmtime::Result<&mut Lent> {
+        self.lent.as_mut().ok_or_else(|| wasmtime::Error::msg("a plugin may call the host from `start` on, not before"))
+    }
+}
+
+impl Lent {
+    pub(super) fn new(client: Client, about: Arc<About>, bucket: Bucket) -> Self {
+        Self { client, about, bucket, subscriptions: BTreeSet::new(), refused: BTreeSet::new() }
+    }
+
+    fn publish(&mut self, message: types::MessageResult) -> Result<u32, mqtt::PublishError> {
+        let message = outbound(message)?;
+        let topic = &message.topic;
+        if !self.about.grants.allow_publish(topic) {
+            let granted = listed(self.about.grants.publish());
+            let why = format!("`{topic}` is not within the plugin's publish grants ({granted}): add it to `publish`");
+            self.log_refusal(&why);
+            return Err(mqtt::PublishError::NotGranted(why));
+        }
+        self.bucket.take(Instant::now()).map_err(|wait| mqtt::PublishError::RateLimited(milliseconds(wait)))?;
+        trace!(%topic, bytes = message.payload.len(), "publish");
+        self.client.publish(message).map_err(|error| match error {
+            NotTaken::TooLarge(limit) => mqtt::PublishError::TooLarge(limit),
+            NotTaken::Full => mqtt::PublishError::OutboxFull,
+            NotTaken::Ended => mqtt::PublishError::Other(error.to_string()),
+        })
+    }
+
+    fn subscribe(&mut self, filter: String, qos: types::Qos) -> Result<(), mqtt::SubscribeError> {
+        let filter = TopicFilter::parse(filter.clone())
+            .map_err(|cause| mqtt::SubscribeError::InvalidFilter(format!("`{filter}`: {cause}")))?;
+        if !self.about.grants.allow_subscribe(&filter) {
+            let granted = listed(self.about.grants.subscribe());
+            let why = format!(
+                "`{filter}` does not lie within the plugin's subscribe grants ({granted}): add it to `subscribe`"
+            );
+            self.log_refusal(&why);
+            return Err(mqtt::SubscribeError::NotGranted(why));
+        }
+        if !self.subscriptions.contains(&filter) && self.subscriptions.len() >= SUBSCRIPTIONS {
+            return Err(mqtt::SubscribeError::LimitReached(SUBSCRIPTIONS as u32));
+        }
+        self.bucket.take(Instant::now()).map_err(|wait| {
+            mqtt::SubscribeError::Other(format!("the plugin's rate is used up; try again in {} ms", milliseconds(wait)))
+        })?;
+        debug!(%filter, "subscribe");
+        self.subscriptions.insert(filter.clone());
+        self.client.subscribe(filter, qos.into());
+        Ok(())
+    }
+
+    fn unsubscribe(&mut self, filter: String) -> Result<(), mqtt::SubscribeError> {
+        let filter = TopicFilter::parse(filter.clone())
+            .map_err(|cause| mqtt::SubscribeError::InvalidFilter(format!("`{filter}`: {cause}")))?;
+        if self.subscriptions.remove(&filter) {
+            self.client.unsubscribe(filter);
+        }
+        Ok(())
+    }
+
+    fn log_refusal(&mut self, why: &str) {
+        if self.refused.len() < REFUSED && self.refused.insert(why.to_owned()) {
+            warn!("not granted: {why}");
+        }
+    }
+}
+
+impl mqtt::Host for GuestState {
+    fn publish(&mut self, message: types::MessageResult) -> wasmtime::Result<Result<u32, mqtt::PublishError>> {
+        Ok(self.lent()?.publish(message))
+    }
+
+    fn subscribe(&mut self, filter: String, qos: types::Qos) -> wasmtime::Result<Result<(), mqtt::SubscribeError>> {
+        Ok(self.lent()?.subscribe(filter, qos))
+    }
+
+    fn unsubscribe(&mut self, filter: String) -> wasmtime::Result<Result<(), mqtt::SubscribeError>> {
+        Ok(self.lent()?.unsubscribe(filter))
+    }
+
+    fn link(&mut self) -> wasmtime::Result<mqtt::LinkState> {
+        let client = &self.lent()?.client;
+        let (queued_messages, queued_bytes) = client.queued();
+        let status = client.status();
+        let status = status.borrow();
+        Ok(mqtt::LinkState {
+            connected: status.connection().is_some(),
+            since: status.since.elapsed().as_secs_f64() * 1000.0,
+            queued_messages,
+            queued_bytes: queued_bytes as f64,
+        })
+    }
+}
+
+impl timers::Host for GuestState {
+    fn every(&mut self, period: u32) -> wasmtime::Result<Result<u32, String>> {
+        Ok(self.start_timer(period, true))
+    }
+
+    fn after(&mut self, delay: u32) -> wasmtime::Result<Result<u32, String>> {
+        Ok(self.start_timer(delay, false))
+    }
+
+    fn cancel(&mut self, timer: u32) -> wasmtime::Result<()> {
+        self.timers.cancel(timer);
+        Ok(())
+    }
+}
+
+impl GuestState {
+    fn start_timer(&mut self, milliseconds: u32, periodic: bool) -> Result<u32, String> {
+        if milliseconds == 0 {
+            return Err("a timer takes at least 1 ms".to_owned());
+        }
+        let delay = Duration::from_millis(milliseconds.into());
+        let started = self.timers.start(Instant::now(), delay, periodic);
+        started.ok_or_else(|| format!("a plugin has at most {MOST} timers"))
+    }
+}
+
+/// Durable state is not in this version; a guest is told so in words.
+impl state::Host for GuestState {
+    fn get(&mut self, _key: String) -> wasmtime::Result<Result<Option<Vec<u8>>, state::StateError>> {
+        Ok(Err(no_state()))
+    }
+
+    fn set(&mut self, _key: String, _value: Vec<u8>) -> wasmtime::Result<Result<(), state::StateError>> {
+        Ok(Err(no_state()))
+    }
+
+    fn remove(&mut self, _key: String) -> wasmtime::Result<Result<(), state::StateError>> {
+        Ok(Err(no_state()))
+    }
+
+    fn keys(&mut self, _: String, _: Option<String>) -> wasmtime::Result<Result<Vec<String>, state::StateError>> {
+        Ok(Err(no_state()))
+    }
+}
+
+fn no_state() -> state::StateError {
+    state::StateError::Other("this version of the host has no durable state".to_owned())
+}
+
+impl host::Host for GuestState {
+    fn identity(&mut self) -> wasmtime::Result<host::About> {
+        let version = self.version.clone();
+        let about = &self.lent()?.about;
+        Ok(host::About {
+            client_id: about.client_id.clone(),
+            plugin: about.name.clone(),
+            version,
+            host_version: env!("CARGO_PKG_VERSION").to_owned(),
+        })
+    }
+
+    fn config(&mut self, key: String) -> wasmtime::Result<Option<String>> {
+        Ok(self.lent()?.about.config.get(&key).cloned())
+    }
+
+    fn config_keys(&mut self) -> wasmtime::Result<Vec<String>> {
+        Ok(self.lent()?.about.config.keys().cloned().collect())
+    }
+
+    /// Line by line, so that a guest can't write lines that look like the host's own.
+    fn log(&mut self, level: host::Level, text: String) -> wasmtime::Result<()> {
+        for line in text.lines() {
+            let line = line.get(..line.floor_char_boundary(LONGEST_LINE)).unwrap_or(line);
+            match level {
+                host::Level::Trace => trace!(target: "plugin", "{line}"),
+                host::Level::Debug => debug!(target: "plugin", "{line}"),
+                host::Level::Info => info!(target: "plugin", "{line}"),
+                host::Level::Warn => warn!(target: "plugin", "{line}"),
+                host::Level::Error => error!(target: "plugin", "{line}"),
+            }
+        }
+        Ok(())
+    }
+
+    fn now(&mut self) -> wasmtime::Result<f64> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        Ok(now.map_or(0.0, |now| now.as_secs_f64() * 1000.0).floor())
+    }
+}
+
+impl types::Host for GuestState {}
+
+impl WasiView for GuestState {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl ResourceLimiter for Memory {
+    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(self.grow(desired.saturating_sub(current)))
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(self.grow(desired.saturating_sub(current).saturating_mul(size_of::<usize>())))
+    }
+}
+
+impl Memory {
+    fn grow(&mut self, bytes: usize) -> bool {
+        let used = self.used.saturating_add(bytes);
+        if used > self.limit {
+            self.refused = true;
+            return false;
+        }
+        self.used = used;
+        true
+    }
+}
+
+fn outbound(message: types::MessageResult) -> Result<Message, mqtt::PublishError> {
+    let topic = TopicName::parse(message.topic)
+        .map_err(|cause| mqtt::PublishError::InvalidTopic(format!("a topic can't be used: {cause}")))?;
+    let properties = message.properties.map(properties).transpose()?;
+    Ok(Message { topic, payload: message.payload.into(), qos: message.qos.into(), retain: message.retain, properties })
+}
+
+fn properties(properties: types::PropertiesResult) -> Result<Box<Properties>, mqtt::PublishError> {
+    // MQTT gives the length of a text in 16 bits (section 1.5.4).
+    const LONGEST: usize = 65_535;
+    let response_topic = properties.response_topic.map(TopicName::parse).transpose();
+    let response_topic = response_topic
+        .map_err(|cause| mqtt::PublishError::InvalidTopic(format!("the response topic can't be used: {cause}")))?;
+    let pairs = properties.user_properties.into_iter().map(|pair| (pair.name, pair.value));
+    let properties = Properties {
+        content_type: properties.content_type.map(ByteString::from),
+        response_topic,
+        correlation_data: properties.correlation_data.map(Into::into),
+        message_expiry: properties.message_expiry,
+        utf8: properties.utf8,
+        user_properties: pairs.collect(),
+    };
+    let fits = |text: &str| text.len() <= LONGEST && !text.contains('\0');
+    let texts_fit = properties.user_properties.iter().all(|(name, value)| fits(name) && fits(value))
+        && properties.content_type.as_deref().is_none_or(fits);
+    if !texts_fit {
+        return Err(mqtt::PublishError::Other("a property's text has at most 65535 bytes and no NUL".to_owned()));
+    }
+    if properties.correlation_data.as_ref().is_some_and(|data| data.len() > LONGEST) {
+        return Err(mqtt::PublishError::TooLarge(LONGEST as u32));
+    }
+    Ok(Box::new(properties))
+}
+
+fn listed(filters: &[TopicFilter]) -> String {
+    if filters.is_empty() {
+        return "none".to_owned();
+    }
+    filters.iter().map(TopicFilter::as_str).collect::<Vec<_>>().join(", ")
+}
+
+fn milliseconds(wait: Duration) -> u32 {
+    u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1)
+}
+
+impl From<types::Qos> for Qos {
+    fn from(qos: types::Qos) -> Self {
+        match qos {
+            types::Qos::AtMostOnce => Self::AtMostOnce,
+            types::Qos::AtLeastOnce => Self::AtLeastOnce,
+        }
+    }
+}
+
+impl From<Qos> for types::Qos {
+    fn from(qos: Qos) -> Self {
+        match qos {
+            Qos::AtMostOnce => Self::AtMostOnce,
+            Qos::AtLeastOnce => Self::AtLeastOnce,
+        }
+    }
+}

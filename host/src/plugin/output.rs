@@ -1,0 +1,133 @@
+//! What a guest prints, line by line into the log.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use tokio::io::AsyncWrite;
+use tracing::{Span, error, info};
+use wasmtime_wasi::{
+    async_trait,
+    cli::{IsTerminal, StdoutStream},
+    p2::{OutputStream, Pollable, StreamResult},
+};
+
+use super::imports::LONGEST_LINE;
+
+/// Stdout or stderr of one guest.
+#[derive(Clone)]
+pub(super) struct Output(Arc<Mutex<Lines>>);
+
+/// Cuts what is printed into lines. All streams of an output share the line that is not
+/// ended yet; only the guest's one task ever takes the lock.
+struct Lines {
+    is_error: bool,
+    line: Vec<u8>,
+    /// Of the plugin: streams may be written to outside of it.
+    span: Span,
+}
+
+impl Output {
+    pub(super) fn out() -> Self {
+        Self::new(false)
+    }
+
+    pub(super) fn err() -> Self {
+        Self::new(true)
+    }
+
+    fn new(is_error: bool) -> Self {
+        Self(Arc::new(Mutex::new(Lines { is_error, line: Vec::new(), span: Span::current() })))
+    }
+
+    fn take(&self, bytes: &[u8]) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take(bytes);
+    }
+}
+
+impl Lines {
+    fn take(&mut self, bytes: &[u8]) {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            for part in piece.chunks(LONGEST_LINE) {
+                self.line.extend_from_slice(part);
+                if part.ends_with(b"\n") || self.line.len() >= LONGEST_LINE {
+                    self.log();
+                }
+            }
+        }
+    }
+
+    fn log(&mut self) {
+        let text = String::from_utf8_lossy(&self.line);
+        let text = text.trim_end();
+        self.span.in_scope(|| match text {
+            "" => {}
+            text if self.is_error => error!(target: "plugin", "{text}"),
+            text => info!(target: "plugin", "{text}"),
+        });
+        self.line.clear();
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.log();
+    }
+}
+
+impl IsTerminal for Output {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Output {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    /// Not by way of a task of its own, as the default is, so that lines stay in order
+    /// with what the guest logs.
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+impl OutputStream for Output {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.take(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(64 * 1024)
+    }
+}
+
+#[async_trait]
+impl Pollable for Output {
+    async fn ready(&mut self) {}
+}
+
+impl AsyncWrite for Output {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.take(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

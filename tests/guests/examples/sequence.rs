@@ -1,0 +1,69 @@
+//! Publishes the numbers from 0 up to `count` to `topic`: one each `interval` milliseconds,
+//! or all of them in `start` when that is 0. Each is as long as `bytes` asks for.
+
+use std::time::Duration;
+
+use alphorn_guest::{Message, Plugin, PublishError, Qos, Result, Start, Timer, info, plugin, timers};
+use alphorn_test_guests::{optional, qos, required};
+
+struct Sequence {
+    topic: String,
+    qos: Qos,
+    bytes: usize,
+    next: u32,
+    count: u32,
+}
+
+#[plugin]
+impl Plugin for Sequence {
+    fn start(_: Start) -> Result<Self> {
+        let mut sequence = Self {
+            topic: required("topic")?,
+            qos: qos(),
+            bytes: optional("bytes", 0)?,
+            next: 0,
+            count: optional("count", 1)?,
+        };
+        match optional("interval", 0)? {
+            0 => while sequence.step()? {},
+            interval => drop(timers::every(Duration::from_millis(interval))?),
+        }
+        Ok(sequence)
+    }
+
+    fn on_timer(&mut self, timer: Timer, missed: u32) -> Result {
+        for _ in 0..=missed {
+            if !self.step()? {
+                break;
+            }
+        }
+        if self.next == self.count {
+            timer.cancel();
+        }
+        Ok(())
+    }
+}
+
+impl Sequence {
+    /// Publishes one number, if it is taken and there is one left.
+    fn step(&mut self) -> Result<bool> {
+        if self.next == self.count {
+            return Ok(false);
+        }
+        let mut payload = self.next.to_string();
+        payload.extend(std::iter::repeat_n(' ', self.bytes.saturating_sub(payload.len())));
+        match Message::new(&self.topic, payload).qos(self.qos).publish() {
+            Ok(_) => {}
+            Err(PublishError::RateLimited(_) | PublishError::OutboxFull) => return Ok(false),
+            Err(refusal) => {
+                info!("number {} refused: {refusal}", self.next);
+                return Err(refusal.into());
+            }
+        }
+        self.next += 1;
+        if self.next == self.count {
+            info!("all {} numbers are taken", self.count);
+        }
+        Ok(true)
+    }
+}

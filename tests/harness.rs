@@ -1,0 +1,49 @@
+//! What the tests stand on: the real program, a broker behind the front that demands what
+//! AWS IoT demands, and watchers that see what reaches that broker.
+//!
+//! ```text
+//! Program ── TLS ──▶ Front (faults, records) ──▶ Broker ◀── plain TCP ── Watcher, client
+//! ```
+//!
+//! Every wait is for something that can be seen, and has a deadline. What a program said is
+//! printed when it is dropped, so a test that fails shows it.
+
+mod bed;
+mod broker;
+mod config;
+mod guests;
+mod program;
+mod seen;
+mod watcher;
+
+#[path = "../host/dev-broker/tests/support/mod.rs"]
+mod support;
+
+pub(crate) use anyhow::{Context, Result, ensure};
+
+pub(crate) use self::{
+    bed::Bed,
+    broker::{Broker, Mosquitto, Ready, free_ports, needs},
+    config::Config,
+    guests::{guest, plugin, target_dir},
+    program::{Program, Signal},
+    support::{
+        Client as TlsClient,
+        mqtt::{Connect, Message, Mqtt, Version},
+        soon,
+    },
+    watcher::Watcher,
+};
+
+/// Turns tests that take a version of MQTT into one test for each version.
+macro_rules! in_both_versions {
+    ($($name:ident)*) => {
+        mod mqtt_5 {
+            $(#[tokio::test] async fn $name() -> $crate::harness::Result<()> { super::$name("5").await })*
+        }
+        mod mqtt_3_1_1 {
+            $(#[tokio::test] async fn $name() -> $crate::harness::Result<()> { super::$name("3.1.1").await })*
+        }
+    };
+}
+pub(crate) use in_both_versions;

@@ -1,0 +1,56 @@
+//! An `alphorn.toml`: settings of the link that fit the bed, and what the test adds.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use super::{Context as _, Result};
+
+/// A configuration before it is written.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    folder: PathBuf,
+    /// `[link]`: a line for each key.
+    link: BTreeMap<String, String>,
+    rest: String,
+}
+
+impl Config {
+    /// Nothing but where the broker is and what the device is called.
+    pub(crate) fn new(folder: &Path, url: &str, rest: &str) -> Self {
+        let config = Self { folder: folder.to_owned(), link: BTreeMap::new(), rest: rest.to_owned() };
+        config
+            .link(&format!("url = {url:?}"))
+            .link("client_id = \"device\"")
+            // Quick, so that tests are; the defaults have a test of their own.
+            .link("backoff = { min = \"50ms\", max = \"200ms\" }")
+    }
+
+    /// A line of `[link]`, in place of one with the same key.
+    #[must_use]
+    pub(crate) fn link(mut self, line: &str) -> Self {
+        let key = line.split(['=', ' ']).next().unwrap_or_default();
+        self.link.insert(key.to_owned(), line.to_owned());
+        self
+    }
+
+    /// `[link]` without these keys.
+    #[must_use]
+    pub(crate) fn without(mut self, keys: &[&str]) -> Self {
+        self.link.retain(|key, _| !keys.contains(&key.as_str()));
+        self
+    }
+
+    /// Writes it to a file of its own and returns the path.
+    pub(crate) fn write(&self) -> Result<PathBuf> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("alphorn-{}.toml", NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = self.folder.join(name);
+        let link: Vec<_> = self.link.values().map(String::as_str).collect();
+        let text = format!("[link]\n{}\n{}", link.join("\n"), self.rest);
+        std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        Ok(path)
+    }
+}

@@ -1,0 +1,89 @@
+//! The plugins the tests run, built once.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+use super::{Context as _, Result, ensure};
+
+const TARGET: &str = "wasm32-wasip2";
+
+/// The component of a guest in `tests/guests/examples`.
+pub(crate) fn guest(name: &str) -> Result<PathBuf> {
+    existing(&format!("examples/{name}.wasm"))
+}
+
+/// The component of an example in `plugins`.
+pub(crate) fn plugin(name: &str) -> Result<PathBuf> {
+    existing(&format!("{name}.wasm"))
+}
+
+/// All of them.
+pub(super) fn all() -> Result<Vec<PathBuf>> {
+    let built = built()?;
+    let mut components = Vec::new();
+    for folder in [built.to_owned(), built.join("examples")] {
+        for entry in folder.read_dir()? {
+            let path = entry?.path();
+            // Cargo keeps another copy with a digest in its name.
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.ends_with(".wasm") && !name.contains('-') {
+                components.push(path);
+            }
+        }
+    }
+    Ok(components)
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target_dir() -> &'static Path {
+    let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    tmp.parent().unwrap_or(tmp)
+}
+
+fn existing(file: &str) -> Result<PathBuf> {
+    let path = built()?.join(file);
+    ensure!(path.is_file(), "{} was not built", path.display());
+    Ok(path)
+}
+
+/// Builds the guests if no test has; the folder they are in.
+fn built() -> Result<&'static Path> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}")));
+    built.as_deref().map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+fn build() -> Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?;
+    add_target(root)?;
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root).args(["build", "--release", "--locked", "--target", TARGET, "--lib", "--examples"]);
+    for package in ["alphorn-test-guests", "timestamp", "echo", "hello"] {
+        cargo.args(["--package", package]);
+    }
+    cargo.arg("--target-dir").arg(target_dir());
+    // What cargo sets for the tests is not meant for what they build.
+    cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    succeeds(&mut cargo)?;
+    Ok(target_dir().join(TARGET).join("release"))
+}
+
+fn add_target(root: &Path) -> Result<()> {
+    // Where there is no rustup, the toolchain has the target or the build says that it is missing.
+    let Ok(listed) = Command::new("rustup").current_dir(root).args(["target", "list", "--installed"]).output() else {
+        return Ok(());
+    };
+    if String::from_utf8_lossy(&listed.stdout).lines().any(|line| line == TARGET) {
+        return Ok(());
+    }
+    succeeds(Command::new("rustup").current_dir(root).args(["target", "add", TARGET]))
+}
+
+fn succeeds(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("start {command:?}"))?;
+    ensure!(output.status.success(), "{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}

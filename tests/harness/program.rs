@@ -1,0 +1,174 @@
+//! The program under test, as a user starts it.
+
+use std::{ffi::OsStr, process::Stdio};
+
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncRead, BufReader},
+    process::{Child, Command},
+};
+
+use super::{Config, Context as _, Result, ensure, seen::Seen, soon};
+
+/// A running `alphorn`. Dropping it kills it and prints what it said.
+pub(crate) struct Program {
+    command: String,
+    child: Child,
+    stdout: Seen<String>,
+    stderr: Seen<String>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Signal {
+    Term,
+    Int,
+}
+
+/// What the environment of whoever runs the tests must not change.
+const INHERITED: [&str; 6] = ["RUST_LOG", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "NOTIFY_SOCKET"];
+
+impl Program {
+    /// `alphorn` with these arguments.
+    pub(crate) fn start<A: AsRef<OsStr>>(arguments: &[A]) -> Result<Self> {
+        Self::start_with(arguments, &[])
+    }
+
+    /// The same with these variables in its environment.
+    pub(crate) fn start_with<A: AsRef<OsStr>>(arguments: &[A], environment: &[(&str, &str)]) -> Result<Self> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_alphorn"));
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ALPHORN_")) {
+            command.env_remove(name);
+        }
+        for name in INHERITED {
+            command.env_remove(name);
+        }
+        command.args(arguments).envs(environment.iter().copied());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().context("start alphorn")?;
+        let (stdout, stderr) = (Seen::new(), Seen::new());
+        read(child.stdout.take().context("stdout")?, stdout.clone());
+        read(child.stderr.take().context("stderr")?, stderr.clone());
+        Ok(Self { command: format!("{:?}", command.as_std()), child, stdout, stderr })
+    }
+
+    /// `alphorn run` with this configuration.
+    pub(crate) fn run(config: &Config) -> Result<Self> {
+        Self::start(&[OsStr::new("run"), OsStr::new("--config"), config.write()?.as_os_str()])
+    }
+
+    /// The first line of the log with all of these parts.
+    pub(crate) async fn log(&self, parts: &[&str]) -> Result<String> {
+        self.log_times(1, parts).await
+    }
+
+    /// The `count`th line of the log with all of these parts.
+    pub(crate) async fn log_times(&self, count: usize, parts: &[&str]) -> Result<String> {
+        let what = format!("line {count} with {parts:?} on stderr");
+        self.stderr.wait_for(&what, |lines| lines.iter().filter(|line| has(line, parts)).nth(count - 1).cloned()).await
+    }
+
+    /// Waits for the `count`th connection, whose session has to be `new` or `present`.
+    pub(crate) async fn connects(&self, count: usize, session: &str) -> Result<()> {
+        let line = self.log_times(count, &["connect success"]).await?;
+        ensure!(line.contains(&format!("session {session}")), "connection {count}: {line}");
+        Ok(())
+    }
+
+    /// How many lines of the log have all of these parts, up to now.
+    pub(crate) fn logged(&self, parts: &[&str]) -> usize {
+        self.stderr.look(|lines| lines.iter().filter(|line| has(line, parts)).count())
+    }
+
+    /// The first line of the output with all of these parts.
+    pub(crate) async fn prints(&self, parts: &[&str]) -> Result<String> {
+        let what = format!("a line with {parts:?} on stdout");
+        self.stdout.wait_for(&what, |lines| lines.iter().find(|line| has(line, parts)).cloned()).await
+    }
+
+    /// The first line of the output, from the `skip`th on, with all of these parts.
+    // `dev` with a broker of its own is the one that prints without end.
+    #[cfg(feature = "embedded-broker")]
+    pub(crate) async fn prints_after(&self, skip: usize, parts: &[&str]) -> Result<String> {
+        let what = format!("a line with {parts:?} on stdout behind the first {skip}");
+        self.stdout.wait_for(&what, |lines| lines.iter().skip(skip).find(|line| has(line, parts)).cloned()).await
+    }
+
+    /// The output up to now.
+    pub(crate) fn stdout(&self) -> Vec<String> {
+        self.stdout.look(<[String]>::to_vec)
+    }
+
+    /// The log up to now.
+    pub(crate) fn stderr(&self) -> String {
+        self.stderr.look(|lines| lines.join("\n"))
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        let id = self.child.id().context("it has ended already")?;
+        let name = match signal {
+            Signal::Term => "TERM",
+            Signal::Int => "INT",
+        };
+        let sent = std::process::Command::new("sh").args(["-c", &format!("kill -{name} {id}")]).status()?;
+        ensure!(sent.success(), "kill -{name} {id}: {sent}");
+        Ok(())
+    }
+
+    /// Waits for its end; the exit code. All it said has been read by then.
+    pub(crate) async fn exit(&mut self) -> Result<i32> {
+        let status = soon("the program's end", self.child.wait()).await??;
+        self.stdout.wait_for_end().await?;
+        self.stderr.wait_for_end().await?;
+        let panic = self.stderr.look(|lines| lines.iter().find(|line| line.starts_with("thread '")).cloned());
+        ensure!(panic.is_none(), "the host panicked: {panic:?}");
+        status.code().with_context(|| format!("ended by a signal: {status}"))
+    }
+
+    /// Waits for its end without a deadline: it compiles.
+    pub(crate) async fn ends_in_its_own_time(&mut self) -> Result<()> {
+        self.child.wait().await?;
+        self.exit().await.map(drop)
+    }
+
+    /// Waits for its end, which has to be in this way, and for these words on stderr.
+    pub(crate) async fn fails(&mut self, code: i32, parts: &[&str]) -> Result<()> {
+        let exit = self.exit().await?;
+        ensure!(exit == code, "exit code {exit} instead of {code}");
+        let stderr = self.stderr();
+        for part in parts {
+            ensure!(stderr.contains(part), "no {part:?} on stderr");
+        }
+        Ok(())
+    }
+
+    /// SIGTERM, and a clean end.
+    pub(crate) async fn stop(&mut self) -> Result<()> {
+        self.signal(Signal::Term)?;
+        self.fails(0, &[]).await
+    }
+}
+
+impl Drop for Program {
+    #[expect(clippy::print_stdout, reason = "the test's own output, shown when it fails")]
+    fn drop(&mut self) {
+        println!("\n$ {}", self.command);
+        for (name, lines) in [("stdout", &self.stdout), ("stderr", &self.stderr)] {
+            lines.look(|lines| lines.iter().for_each(|line| println!("{name}: {line}")));
+        }
+    }
+}
+
+fn has(line: &str, parts: &[&str]) -> bool {
+    parts.iter().all(|part| line.contains(part))
+}
+
+fn read(stream: impl AsyncRead + Unpin + Send + 'static, seen: Seen<String>) {
+    let mut stream = BufReader::new(stream);
+    tokio::spawn(async move {
+        let mut line = Vec::new();
+        while stream.read_until(b'\n', &mut line).await.is_ok_and(|count| count > 0) {
+            seen.push(String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned());
+            line.clear();
+        }
+        seen.end("the program has ended".to_owned());
+    });
+}

@@ -1,0 +1,166 @@
+//! From the broker to plugins.
+
+use crate::harness::{Bed, Program, Result, in_both_versions};
+
+in_both_versions! {
+    what_was_handled_does_not_come_again
+    what_a_plugin_still_works_on_does_not_come_again
+    many_messages_arrive_each_once_and_in_order
+    a_late_subscriber_gets_what_is_retained
+    what_is_retained_reaches_the_plugin_that_asked_last
+}
+
+/// A plugin of this name that tells a topic of its name what it receives.
+fn recorder(name: &str, filters: &str) -> String {
+    format!(
+        r##"
+        [plugins.{name}]
+        component = "recorder.wasm"
+        publish = [{name:?}]
+        subscribe = ["#"]
+        limits = {{ publish_rate = "unlimited", deadline = "10s" }}
+        config = {{ to = {name:?}, filters = {filters:?}, slow = "1500" }}
+        "##
+    )
+}
+
+async fn what_was_handled_does_not_come_again(protocol: &str) -> Result<()> {
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("out").await?;
+    let mut client = bed.client().await?;
+    let mut host = bed.connected(protocol, &recorder("out", "in")).await?;
+    watcher.ready("out").await?;
+    client.publish("in", b"once").await?;
+    // The record of this one leaves behind the acknowledgement of the first.
+    client.send("in", b"fence", None, false).await?;
+    watcher.payload("in fence").await?;
+    bed.cut().await?;
+    host.connects(2, "present").await?;
+    client.publish("in", b"after").await?;
+    watcher.payload("in after").await?;
+    host.stop().await?;
+    assert_eq!(received(&host), ["once", "fence", "after"]);
+    Ok(())
+}
+
+async fn what_a_plugin_still_works_on_does_not_come_again(protocol: &str) -> Result<()> {
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("out").await?;
+    let mut client = bed.client().await?;
+    let mut host = bed.connected(protocol, &recorder("out", "in")).await?;
+    watcher.ready("out").await?;
+    client.publish("in", b"slow").await?;
+    host.log(&["received slow"]).await?;
+    bed.cut().await?;
+    host.connects(2, "present").await?;
+    // On a machine that took longer to get here, it was handled before and may come again.
+    let still_works_on_it = watcher.records("out").is_empty();
+    // The broker sends it again, and behind it this one.
+    client.publish("in", b"after").await?;
+    watcher.payload("in after").await?;
+    // It was acknowledged on the second connection, so it does not come on a third either.
+    client.send("in", b"fence", None, false).await?;
+    watcher.payload("in fence").await?;
+    bed.cut().await?;
+    host.connects(3, "present").await?;
+    client.publish("in", b"end").await?;
+    watcher.payload("in end").await?;
+    host.stop().await?;
+    if still_works_on_it {
+        assert_eq!(received(&host), ["slow", "after", "fence", "end"]);
+    }
+    Ok(())
+}
+
+/// What plugins were given, by their own words. What they published may have arrived twice.
+fn received(host: &Program) -> Vec<String> {
+    let log = host.stderr();
+    log.lines().filter_map(|line| Some(line.split_once("received ")?.1.to_owned())).collect()
+}
+
+async fn many_messages_arrive_each_once_and_in_order(protocol: &str) -> Result<()> {
+    const COUNT: usize = 500;
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("out").await?;
+    let mut client = bed.client().await?;
+    let mut host = bed.connected(protocol, &recorder("out", "in")).await?;
+    watcher.ready("out").await?;
+    for number in 0..COUNT {
+        client.publish("in", number.to_string().as_bytes()).await?;
+    }
+    let expected: Vec<_> = (0..COUNT).map(|number| format!("in {number}")).collect();
+    assert_eq!(watcher.records_to("out", COUNT).await?, expected);
+    host.stop().await
+}
+
+async fn a_late_subscriber_gets_what_is_retained(protocol: &str) -> Result<()> {
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("out").await?;
+    let mut client = bed.client().await?;
+    client.send("state", b"on", Some(9), true).await?;
+    client.puback().await?;
+    let mut host = bed.connected(protocol, &recorder("out", "state")).await?;
+    watcher.payload("state on retained").await?;
+    client.publish("state", b"off").await?;
+    assert_eq!(watcher.records_to("out", 2).await?, ["state on retained", "state off"]);
+    host.stop().await
+}
+
+async fn what_is_retained_reaches_the_plugin_that_asked_last(protocol: &str) -> Result<()> {
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("#").await?;
+    let mut client = bed.client().await?;
+    client.send("state", b"on", Some(9), true).await?;
+    client.puback().await?;
+    let plugins = recorder("early", "state") + &recorder("late", "late/in");
+    let mut host = bed.connected(protocol, &plugins).await?;
+    watcher.records_to("early", 1).await?;
+    watcher.ready("late").await?;
+    client.publish("late/in", b"subscribe state").await?;
+    watcher.records_to("late", 2).await?;
+    client.publish("state", b"off").await?;
+    let expected = ["late/in subscribe state", "state on retained", "state off"];
+    assert_eq!(watcher.records_to("late", 3).await?, expected);
+    assert_eq!(watcher.records_to("early", 2).await?, ["state on retained", "state off"]);
+    host.stop().await
+}
+
+#[tokio::test]
+async fn overlapping_filters_of_several_plugins_deliver_once_each() -> Result<()> {
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("#").await?;
+    let mut client = bed.client().await?;
+    let plugins = recorder("wide", "in/#") + &recorder("narrow", "in/+") + &recorder("same", "in/+");
+    let mut host = bed.connected("5", &plugins).await?;
+    let names = ["wide", "narrow", "same"];
+    for name in names {
+        watcher.ready(name).await?;
+    }
+    for round in ["one", "two", "three"] {
+        client.publish("in/x", round.as_bytes()).await?;
+    }
+    for name in names {
+        watcher.records_to(name, 3).await?;
+    }
+    host.stop().await?;
+    // Nothing came behind either.
+    for name in names {
+        assert_eq!(watcher.records(name), ["in/x one", "in/x two", "in/x three"], "{name}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_filter_may_be_asked_for_at_run_time() -> Result<()> {
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("out").await?;
+    let mut client = bed.client().await?;
+    let mut host = bed.connected("5", &recorder("out", "in")).await?;
+    watcher.ready("out").await?;
+    client.publish("in", b"subscribe more/+").await?;
+    // The record leaves behind the new subscription.
+    watcher.records_to("out", 1).await?;
+    client.publish("more/a", b"new").await?;
+    assert_eq!(watcher.records_to("out", 2).await?, ["in subscribe more/+", "more/a new"]);
+    host.stop().await
+}
