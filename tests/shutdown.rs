@@ -58,7 +58,7 @@ async fn a_second_signal_ends_at_once() -> Result<()> {
 async fn the_end_does_not_wait_for_a_broker_that_is_away() -> Result<()> {
     let bed = Bed::start().await?;
     bed.faults().refuse(true).await?;
-    let mut host = Program::run(&bed.config("").without(&["backoff"]))?;
+    let mut host = Program::run(&bed.config("[host]\nshutdown_grace = \"1h\"").without(&["backoff"]))?;
     host.log(&["connect failed (attempt 1)"]).await?;
     host.signal(Signal::Int)?;
     host.fails(0, &["SIGINT"]).await

@@ -5,6 +5,7 @@ use crate::harness::{Bed, Program, Result, in_both_versions};
 in_both_versions! {
     what_was_handled_does_not_come_again
     what_a_plugin_still_works_on_does_not_come_again
+    what_comes_while_the_host_is_stopped_waits_at_the_broker
     many_messages_arrive_each_once_and_in_order
     a_late_subscriber_gets_what_is_retained
     what_is_retained_reaches_the_plugin_that_asked_last
@@ -41,6 +42,20 @@ async fn what_was_handled_does_not_come_again(protocol: &str) -> Result<()> {
     host.stop().await?;
     assert_eq!(received(&host), ["once", "fence", "after"]);
     Ok(())
+}
+
+async fn what_comes_while_the_host_is_stopped_waits_at_the_broker(protocol: &str) -> Result<()> {
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("out").await?;
+    let mut client = bed.client().await?;
+    let mut host = bed.connected(protocol, &recorder("out", "in")).await?;
+    watcher.ready("out").await?;
+    host.stop().await?;
+    client.publish("in", b"meanwhile").await?;
+    let mut host = bed.connected(protocol, &recorder("out", "in")).await?;
+    host.connects(1, "present").await?;
+    watcher.payload("in meanwhile").await?;
+    host.stop().await
 }
 
 async fn what_a_plugin_still_works_on_does_not_come_again(protocol: &str) -> Result<()> {

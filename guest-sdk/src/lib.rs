@@ -17,7 +17,8 @@
 //! * [`publish`], [`subscribe`] and [`Message`]: messages out and in. A message
 //!   is sent at least once ([`Qos::AtLeastOnce`]) unless it says otherwise.
 //! * [`timers`]: calls at a time.
-//! * [`state`]: values that outlive restarts, new versions and power cuts.
+//! * [`state`]: values that outlive restarts, new versions and power cuts (not in
+//!   host 0.1).
 //! * [`config`], [`identity`] and [`link`]: what the plugin may know about
 //!   itself and its surroundings.
 //! * [`info!`] and its siblings: the host's log. `println!` reaches it too, as

@@ -2,6 +2,8 @@
 //!
 //! A call's writes take effect together when the call succeeds, or not at all.
 //!
+//! Host 0.1 has no such store yet: every function answers [`StateError::Other`].
+//!
 //! ```no_run
 //! # use alphorn_guest::{Result, state};
 //! # fn count() -> Result {

@@ -107,14 +107,13 @@ impl Config {
             message: format!("can't read the configuration {}: {cause}", path.display()),
         })?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        Self::parse(&text, folder, std::env::vars(), overrides)
+        Self::parse(&text, folder, environment(), overrides)
             .map_err(|message| ConfigError { file: Some(path.into()), message })
     }
 
     /// Without a file: what the environment and the command line say.
     pub fn without_file(overrides: &Overrides) -> Result<Self, ConfigError> {
-        Self::parse("", Path::new(""), std::env::vars(), overrides)
-            .map_err(|message| ConfigError { file: None, message })
+        Self::parse("", Path::new(""), environment(), overrides).map_err(|message| ConfigError { file: None, message })
     }
 
     /// Reads a text; relative paths in it begin at `folder`.
@@ -155,6 +154,11 @@ impl Config {
         let operation_timeout = file.link.operation_timeout.get();
         Ok(Self { shutdown_grace: file.host.shutdown_grace.get(), operation_timeout, link, plugins, warnings })
     }
+}
+
+/// The environment, as far as it is text; what is not can't be meant for us.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 fn link(file: &File, folder: &Path, warnings: &mut Vec<String>) -> Result<LinkSettings, String> {
@@ -199,7 +203,7 @@ fn link(file: &File, folder: &Path, warnings: &mut Vec<String>) -> Result<LinkSe
         }
     };
     let keep_alive = link.keep_alive.get();
-    if keep_alive.as_secs() > 65_535 || (!keep_alive.is_zero() && keep_alive.as_secs() == 0) {
+    if keep_alive.as_secs() > 65_535 || keep_alive.subsec_nanos() != 0 {
         return Err("link.keep_alive: 1s to 65535s in whole seconds, or 0s for none".into());
     }
     let max_payload = u32::try_from(link.max_packet.get())
@@ -358,6 +362,7 @@ mod tests {
             ("max_packet = \"lots\"", vec!["lots", "\"16MiB\""]),
             ("max_packet = \"1GiB\"", vec!["link.max_packet", "256MiB"]),
             ("protocol = \"4\"", vec!["4", "3.1.1"]),
+            ("keep_alive = \"1500ms\"", vec!["link.keep_alive", "whole seconds"]),
             ("cert = \"a.pem\"", vec!["link.key is not"]),
             ("key = \"a.pem\"", vec!["link.cert is not"]),
             ("password_file = \"no.where\"", vec!["password_file", "/etc/alphorn/no.where"]),
@@ -392,6 +397,8 @@ mod tests {
             ("ALPHORN_LINK__BACKOFF__MAX", "5m"),
             ("ALPHORN_PLUGINS__CLOCK__COMPONENT", "clock.wasm"),
             ("ALPHORN_PLUGINS__CLOCK__CONFIG__TOPIC", "a/b"),
+            ("ALPHORN_PLUGINS__CLOCK__CONFIG__MAX", "5"),
+            ("ALPHORN_PLUGINS__CLOCK__LIMITS__RETRY__MAX", "5"),
             ("OTHER", "x"),
         ];
         let config = parse_with(LINK, &environment).unwrap();
@@ -399,6 +406,8 @@ mod tests {
         assert_eq!(config.link.client_id, "42");
         assert_eq!(config.link.backoff.max, Duration::from_secs(300));
         assert_eq!(config.plugins["clock"].config["topic"], "a/b");
+        assert_eq!(config.plugins["clock"].config["max"], "5");
+        assert_eq!(config.plugins["clock"].limits.retry_max, 5);
         let error = parse_with(LINK, &[("ALPHORN_LINK__URLL", "x")]).unwrap_err();
         assert!(error.contains("did you mean `url`?") && error.contains("ALPHORN_"), "{error}");
     }

@@ -47,7 +47,7 @@ struct Entry {
     filter: TopicFilter,
     subscribers: Vec<(SubscriberId, Qos)>,
     /// Who asked last: the broker sends kept messages again at each SUBSCRIBE, and
-    /// they are for the one who asked. None: the whole table was asked for again.
+    /// they are for the one who asked. None: for all of them.
     asked_last: Option<SubscriberId>,
 }
 
@@ -64,8 +64,9 @@ struct Node {
 
 impl Router {
     /// Records the subscription. The broker has to be asked each time: it then sends
-    /// the messages it keeps.
-    pub fn subscribe(&mut self, subscriber: SubscriberId, filter: TopicFilter, qos: Qos) -> Subscription {
+    /// the messages it keeps. `asked`: it is being asked for this filter already, so
+    /// what it sends is not for the newest subscriber alone.
+    pub fn subscribe(&mut self, subscriber: SubscriberId, filter: TopicFilter, qos: Qos, asked: bool) -> Subscription {
         let identifier = match self.identifiers.get(&filter) {
             Some(identifier) => *identifier,
             None => self.insert(filter.clone()),
@@ -79,7 +80,8 @@ impl Router {
             Some((_, wanted)) => *wanted = qos,
             None => entry.subscribers.push((subscriber, qos)),
         }
-        entry.asked_last = Some(subscriber);
+        let alone = !asked || entry.asked_last == Some(subscriber);
+        entry.asked_last = alone.then_some(subscriber);
         entry.subscription(identifier)
     }
 
@@ -252,8 +254,8 @@ mod tests {
     #[test]
     fn identical_filters_are_one_subscription_at_the_highest_qos() {
         let mut router = Router::default();
-        let first = router.subscribe(1, filter("a/+"), Qos::AtMostOnce);
-        let second = router.subscribe(2, filter("a/+"), Qos::AtLeastOnce);
+        let first = router.subscribe(1, filter("a/+"), Qos::AtMostOnce, false);
+        let second = router.subscribe(2, filter("a/+"), Qos::AtLeastOnce, false);
         assert_eq!(first.identifier, second.identifier);
         assert_eq!(second.qos, Qos::AtLeastOnce);
         assert_eq!(router.all(), vec![second]);
@@ -265,9 +267,9 @@ mod tests {
     #[test]
     fn a_subscriber_with_overlapping_filters_gets_one_copy_of_one_arrival() {
         let mut router = Router::default();
-        router.subscribe(1, filter("a/#"), Qos::AtLeastOnce);
-        router.subscribe(1, filter("a/b"), Qos::AtLeastOnce);
-        router.subscribe(2, filter("+/b"), Qos::AtLeastOnce);
+        router.subscribe(1, filter("a/#"), Qos::AtLeastOnce, false);
+        router.subscribe(1, filter("a/b"), Qos::AtLeastOnce, false);
+        router.subscribe(2, filter("+/b"), Qos::AtLeastOnce, false);
         assert_eq!(find(&router, "a/b"), [1, 2]);
         assert_eq!(find(&router, "a"), [1]);
         assert_eq!(find(&router, "c"), [0; 0]);
@@ -276,8 +278,8 @@ mod tests {
     #[test]
     fn identifiers_tell_copies_apart() {
         let mut router = Router::default();
-        let wide = router.subscribe(1, filter("a/#"), Qos::AtLeastOnce).identifier;
-        let narrow = router.subscribe(2, filter("a/b"), Qos::AtLeastOnce).identifier;
+        let wide = router.subscribe(1, filter("a/#"), Qos::AtLeastOnce, false).identifier;
+        let narrow = router.subscribe(2, filter("a/b"), Qos::AtLeastOnce, false).identifier;
         assert_eq!(find_with(&router, "a/b", &[wide], false), [1]);
         assert_eq!(find_with(&router, "a/b", &[narrow], false), [2]);
         assert_eq!(find_with(&router, "a/b", &[wide, narrow], false), [1, 2]);
@@ -288,8 +290,8 @@ mod tests {
     #[test]
     fn kept_messages_go_to_the_one_who_asked_last() {
         let mut router = Router::default();
-        router.subscribe(1, filter("a"), Qos::AtLeastOnce);
-        router.subscribe(2, filter("a"), Qos::AtLeastOnce);
+        router.subscribe(1, filter("a"), Qos::AtLeastOnce, false);
+        router.subscribe(2, filter("a"), Qos::AtLeastOnce, false);
         assert_eq!(find_with(&router, "a", &[], true), [2]);
         assert_eq!(find_with(&router, "a", &[], false), [1, 2]);
         router.all();
@@ -297,11 +299,19 @@ mod tests {
     }
 
     #[test]
+    fn kept_messages_go_to_all_who_asked_at_the_same_time() {
+        let mut router = Router::default();
+        router.subscribe(1, filter("a"), Qos::AtLeastOnce, false);
+        router.subscribe(2, filter("a"), Qos::AtLeastOnce, true);
+        assert_eq!(find_with(&router, "a", &[], true), [1, 2]);
+    }
+
+    #[test]
     fn wildcards_do_not_reach_the_brokers_and_the_hosts_topics() {
         let mut router = Router::default();
-        router.subscribe(1, filter("#"), Qos::AtLeastOnce);
-        router.subscribe(2, filter("alphorn/+/status"), Qos::AtLeastOnce);
-        router.subscribe(3, filter("$SYS/#"), Qos::AtLeastOnce);
+        router.subscribe(1, filter("#"), Qos::AtLeastOnce, false);
+        router.subscribe(2, filter("alphorn/+/status"), Qos::AtLeastOnce, false);
+        router.subscribe(3, filter("$SYS/#"), Qos::AtLeastOnce, false);
         assert_eq!(find(&router, "alphorn/x/status"), [2]);
         assert_eq!(find(&router, "$SYS/a"), [3]);
     }
@@ -309,9 +319,9 @@ mod tests {
     #[test]
     fn removing_a_subscriber_leaves_what_others_want() {
         let mut router = Router::default();
-        router.subscribe(1, filter("a"), Qos::AtLeastOnce);
-        router.subscribe(1, filter("b"), Qos::AtLeastOnce);
-        router.subscribe(2, filter("b"), Qos::AtLeastOnce);
+        router.subscribe(1, filter("a"), Qos::AtLeastOnce, false);
+        router.subscribe(1, filter("b"), Qos::AtLeastOnce, false);
+        router.subscribe(2, filter("b"), Qos::AtLeastOnce, false);
         assert_eq!(router.remove(1), [filter("a")]);
         assert_eq!(find(&router, "b"), [2]);
     }
@@ -324,7 +334,7 @@ mod tests {
             let mut router = Router::default();
             let filters: Vec<_> = filters.iter().filter_map(|text| TopicFilter::parse(text.clone()).ok()).collect();
             for (subscriber, filter) in filters.iter().enumerate() {
-                router.subscribe(subscriber as u32, filter.clone(), Qos::AtLeastOnce);
+                router.subscribe(subscriber as u32, filter.clone(), Qos::AtLeastOnce, false);
             }
             let name = TopicName::parse(topic.clone()).unwrap();
             let expected: Vec<_> =

@@ -119,11 +119,6 @@ impl TopicFilter {
         &self.text
     }
 
-    /// It begins with `$share/GROUP/`.
-    pub fn is_shared(&self) -> bool {
-        self.start > 0
-    }
-
     /// Its levels, in order, without `$share/GROUP`.
     pub fn levels(&self) -> impl Iterator<Item = &str> {
         self.text.get(self.start..).unwrap_or_default().split('/')

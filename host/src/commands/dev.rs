@@ -84,7 +84,7 @@ async fn start(args: DevArgs) -> Result<Session, Failure> {
 
 /// Builds what was saved, and brings it in. What does not build or start leaves the
 /// running version alone.
-async fn rebuild_on_save(host: &Host, mut projects: Vec<Project>, mut watch: Watch) -> Infallible {
+async fn rebuild_on_save(host: &Host, mut projects: Vec<Project>, watch: Watch) -> Infallible {
     loop {
         let folders = watch.saved().await;
         for project in projects.iter_mut().filter(|project| folders.contains(&project.folder)) {

@@ -34,7 +34,11 @@ pub(crate) async fn publish(args: PubArgs) -> Result<(), Failure> {
             match mailbox.recv().await {
                 Some(Item::Notice(Notice::Published(published))) if published == number => return Ok(()),
                 Some(Item::Notice(Notice::Dropped { reason, code, .. })) => {
-                    return Err(client::refused(format!("the message was not taken: {reason}"), code.unwrap_or(0)));
+                    let what = format!("the message was not taken: {reason}");
+                    return Err(match code {
+                        Some(code) => client::refused(what, code),
+                        None => Failure::new(exit::DATA, anyhow!(what)),
+                    });
                 }
                 Some(_) => {}
                 None => return Err(Failure::new(exit::SOFTWARE, anyhow!("the link has ended"))),

@@ -259,6 +259,7 @@ fn put(table: &mut toml::Table, name: &str, value: &str) -> Result<(), String> {
     let path = name.trim_start_matches(PREFIX).to_lowercase();
     let mut levels: Vec<_> = path.split("__").collect();
     let Some(last) = levels.pop() else { return Ok(()) };
+    let is_text = matches!(levels.as_slice(), ["plugins", _, "config"]) || last == "username";
     let mut at = table;
     for level in levels {
         at = at
@@ -269,7 +270,7 @@ fn put(table: &mut toml::Table, name: &str, value: &str) -> Result<(), String> {
     }
     let array = value.starts_with('[') || matches!(value, "true" | "false");
     let number = at.get(last).is_some_and(toml::Value::is_integer) || last == "messages" || last == "max";
-    let parsed = (array || number)
+    let parsed = (!is_text && (array || number))
         .then(|| toml::from_str::<toml::Table>(&format!("value = {value}")).ok()?.remove("value"))
         .flatten();
     at.insert(last.to_owned(), parsed.unwrap_or_else(|| toml::Value::String(value.to_owned())));

@@ -60,7 +60,11 @@ impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(Reader {
             expected: "a time with its unit, like \"10s\", \"500ms\" or \"1h\"",
-            text: |text| humantime::parse_duration(text).ok().map(Span),
+            text: |text| {
+                // A century, so that no clock runs over.
+                const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
+                humantime::parse_duration(text).ok().filter(|time| *time <= LONGEST).map(Span)
+            },
             number: |_| None,
         })
     }

@@ -259,18 +259,13 @@ impl MailboxSender {
         load.messages.load(Relaxed) < load.max_messages && load.bytes.load(Relaxed) + bytes <= load.max_bytes
     }
 
-    /// False when the client is gone.
-    pub(super) fn deliver(
-        &self,
-        message: Message,
-        redelivered: bool,
-        acknowledgement: Option<Acknowledgement>,
-    ) -> bool {
+    pub(super) fn deliver(&self, message: Message, redelivered: bool, acknowledgement: Option<Acknowledgement>) {
         let bytes = message.cost();
         self.load.messages.fetch_add(1, Relaxed);
         self.load.bytes.fetch_add(bytes, Relaxed);
         let load = LoadGuard { load: self.load.clone(), bytes };
-        self.sender.send(Item::Message(Delivery { message, redelivered, acknowledgement, _load: load })).is_ok()
+        let delivery = Delivery { message, redelivered, acknowledgement, _load: load };
+        let _ = self.sender.send(Item::Message(delivery));
     }
 
     pub(super) fn notify(&self, notice: Notice) {

@@ -143,7 +143,11 @@ async fn greet(settings: &LinkSettings, mut wire: Wire, tls: Option<TlsInfo>) ->
     };
     codec.connect(&connect, &mut wire.outbound).map_err(|error| LinkError::NotMqtt(format!("CONNECT: {error}")))?;
     let inbound = loop {
-        match wire.turn().await.map_err(|cause| broken(settings, cause))? {
+        let turn = wire.turn().await.map_err(|cause| match broken(settings, cause) {
+            LinkError::Closed | LinkError::Broken(_) => LinkError::ClosedUnanswered,
+            error => error,
+        });
+        match turn? {
             Turn::Read => {
                 not_http(&wire.inbound, tls.as_ref())?;
                 if let Some(inbound) = codec.decode(&mut wire.inbound)? {

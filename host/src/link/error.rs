@@ -51,13 +51,6 @@ pub enum LinkError {
     Disconnected(Refusal),
 }
 
-impl LinkError {
-    /// Trying again can't help before somebody changes something.
-    pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Files(_) | Self::Tls(_) | Self::Refused(_))
-    }
-}
-
 impl fmt::Display for LinkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -189,6 +189,11 @@ impl Session {
         self.arrivals.len()
     }
 
+    /// What waits for the broker's answer.
+    pub(super) fn requests(&self) -> impl Iterator<Item = &Request> {
+        self.requests.values()
+    }
+
     /// Anything but arrivals is in flight.
     pub(super) fn is_waiting(&self) -> bool {
         !self.requests.is_empty()

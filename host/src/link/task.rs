@@ -7,7 +7,7 @@ mod receive;
 mod send;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     pin::pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -52,8 +52,10 @@ pub(super) struct Task {
     router: Router,
     outbox: Outbox,
     session: Session,
-    /// SUBSCRIBEs and UNSUBSCRIBEs the broker has to be sent.
+    /// SUBSCRIBEs and UNSUBSCRIBEs the broker has to be sent, one for a filter at most.
     requests: VecDeque<Request>,
+    /// Filters the broker was sent a SUBSCRIBE for in this session.
+    at_broker: HashSet<TopicFilter>,
     /// Connections of this run.
     connections: u32,
     /// Reused for each arrival.
@@ -93,6 +95,7 @@ impl Task {
             outbox: Outbox::default(),
             session: Session::new(),
             requests: VecDeque::new(),
+            at_broker: HashSet::new(),
             connections: 0,
             found: Vec::new(),
         }
@@ -240,6 +243,7 @@ impl Task {
         } else {
             self.session.restart(connack.receive_maximum);
             self.outbox.rewind();
+            self.at_broker.clear();
             Vec::new()
         };
         // The broker may keep a session of an earlier run, whose subscriptions this run does not know.
@@ -276,8 +280,10 @@ impl Task {
             }
             Command::Detach(id) => {
                 self.clients.remove(&id);
-                for filter in self.router.remove(id) {
-                    self.request(Request::Unsubscribe(filter));
+                let filters = self.router.remove(id);
+                // While the host ends, the session keeps its subscriptions for the next run.
+                if !self.is_ending() {
+                    filters.into_iter().for_each(|filter| self.request(Request::Unsubscribe(filter)));
                 }
             }
             Command::Publish(entry) => {
@@ -288,7 +294,9 @@ impl Task {
                 }
             }
             Command::Subscribe(id, filter, qos) => {
-                let subscription = self.router.subscribe(id, filter, qos);
+                let of = |request: &Request| request.filter() == Some(&filter);
+                let asked = self.requests.iter().any(of) || self.session.requests().any(of);
+                let subscription = self.router.subscribe(id, filter, qos, asked);
                 self.request(Request::Subscribe(subscription));
             }
             Command::Unsubscribe(id, filter) => {
@@ -299,7 +307,7 @@ impl Task {
             Command::Handled(token) => self.session.handled(token),
             Command::Abandoned(token) => {
                 // While the host ends, what nobody handled stays with the broker.
-                if matches!(*self.phase.borrow(), Phase::Waiting | Phase::Open) {
+                if !self.is_ending() {
                     warn!("a QoS 1 message was given up: the plugin it was for is gone");
                     self.session.handled(token);
                 }
@@ -310,7 +318,14 @@ impl Task {
     /// Only the newest request for a filter matters.
     fn request(&mut self, request: Request) {
         self.requests.retain(|older| older.filter() != request.filter());
-        self.requests.push_back(request);
+        let needless = matches!(&request, Request::Unsubscribe(filter) if !self.at_broker.contains(filter));
+        if !needless {
+            self.requests.push_back(request);
+        }
+    }
+
+    fn is_ending(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Quiet | Phase::Closing(_))
     }
 
     async fn disconnect(&mut self, mut connection: Connection) {

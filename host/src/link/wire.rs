@@ -25,6 +25,11 @@ pub(super) struct Wire {
     pub outbound: BytesMut,
     /// Written into TLS and not yet flushed to the socket.
     unflushed: bool,
+    /// The last turn wrote.
+    has_written: bool,
+    /// What one read fills. Decoded messages share the memory of `inbound`, which is
+    /// therefore only as large as what came.
+    scratch: Box<[u8]>,
 }
 
 /// Why a turn ended.
@@ -44,18 +49,30 @@ const READ: usize = 16 * 1024;
 impl Wire {
     /// With empty buffers.
     pub(super) fn new(stream: Box<dyn Stream>) -> Self {
-        Self { stream, inbound: BytesMut::new(), outbound: BytesMut::new(), unflushed: false }
+        Self {
+            stream,
+            inbound: BytesMut::new(),
+            outbound: BytesMut::new(),
+            unflushed: false,
+            has_written: false,
+            scratch: vec![0; READ].into(),
+        }
     }
 
     /// Writes what is outbound and waits until that is done or something arrived. Safe to drop.
     pub(super) async fn turn(&mut self) -> io::Result<Turn> {
-        let mut writing = self.is_writing();
+        let writing = self.is_writing();
         poll_fn(|cx| {
+            // In turns: a peer that takes all we have must still be heard.
+            let read_first = std::mem::take(&mut self.has_written);
+            if read_first && let Poll::Ready(turn) = self.poll_read(cx) {
+                return Poll::Ready(turn);
+            }
             if writing && self.poll_write(cx)?.is_ready() {
-                writing = false;
+                self.has_written = true;
                 return Poll::Ready(Ok(Turn::Written));
             }
-            self.poll_read(cx)
+            if read_first { Poll::Pending } else { self.poll_read(cx) }
         })
         .await
     }
@@ -88,14 +105,10 @@ impl Wire {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Turn>> {
-        // Decoded messages share the buffer's memory, so it can't be one fixed array.
-        let start = self.inbound.len();
-        self.inbound.resize(start + READ, 0);
-        let mut room = ReadBuf::new(self.inbound.get_mut(start..).unwrap_or_default());
-        let polled = Pin::new(&mut self.stream).poll_read(cx, &mut room);
+        let mut room = ReadBuf::new(&mut self.scratch);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room))?;
         let read = room.filled().len();
-        self.inbound.truncate(start + read);
-        ready!(polled)?;
+        self.inbound.extend_from_slice(room.filled());
         Poll::Ready(Ok(if read == 0 { Turn::Closed } else { Turn::Read }))
     }
 }
@@ -119,6 +132,24 @@ mod tests {
     };
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_takes_all_we_have_is_still_heard() {
+        let (ours, theirs) = tokio::io::duplex(1024);
+        let (mut reading, mut writing) = tokio::io::split(theirs);
+        let mut wire = Wire::new(Box::new(ours));
+        writing.write_all(b"hello").await.unwrap();
+        let mut turns = Vec::new();
+        for _ in 0..3 {
+            wire.outbound.extend_from_slice(&[1; 10]);
+            turns.push(timeout(Duration::from_secs(5), wire.turn()).await.unwrap().unwrap());
+            if turns.last() == Some(&Turn::Read) {
+                return;
+            }
+            reading.read_exact(&mut [0; 10]).await.unwrap();
+        }
+        panic!("{turns:?}");
+    }
 
     #[tokio::test]
     async fn a_peer_that_does_not_read_does_not_keep_us_from_reading() {

@@ -9,14 +9,18 @@ use tokio::{
 use tracing::{Instrument, error, info_span};
 
 use super::{
-    bindings::exports::alphorn::plugin::guest::StopReason, component::ComponentError, engine::Engine, lifecycle::State,
-    task::Task,
+    bindings::exports::alphorn::plugin::guest::StopReason,
+    component::{ComponentError, Loaded},
+    engine::Engine,
+    lifecycle::State,
+    task::{Task, load},
 };
 use crate::{config::PluginConfig, link::Link};
 
 /// A running plugin, as the host sees it.
 #[derive(Debug)]
 pub struct PluginHandle {
+    engine: Engine,
     requests: mpsc::Sender<Request>,
     state: watch::Receiver<State>,
     task: JoinHandle<()>,
@@ -44,7 +48,7 @@ pub enum SwapError {
 
 /// What the host asks of a plugin's task.
 pub(super) enum Request {
-    Swap(PathBuf, oneshot::Sender<Result<(), SwapError>>),
+    Swap(Box<Loaded>, oneshot::Sender<Result<(), SwapError>>),
     Stop(StopReason, oneshot::Sender<()>),
 }
 
@@ -52,10 +56,10 @@ pub(super) enum Request {
 pub fn spawn(name: &str, config: PluginConfig, engine: Engine, link: Arc<Link>, facts: LinkFacts) -> PluginHandle {
     let (requests, inbox) = mpsc::channel(8);
     let (state_sender, state) = watch::channel(State::Starting);
-    let task = Task::new(name, config, engine, link, facts, inbox, state_sender);
+    let task = Task::new(name, config, engine.clone(), link, facts, inbox, state_sender);
     // The span is given here since a spawned task does not inherit one.
     let task = tokio::spawn(task.run().instrument(info_span!("plugin", %name)));
-    PluginHandle { requests, state, task }
+    PluginHandle { engine, requests, state, task }
 }
 
 /// What a plugin's task has to know of the link's settings.
@@ -76,7 +80,9 @@ impl PluginHandle {
     /// Puts the component in the file in place of the running one.
     pub async fn swap(&self, file: PathBuf) -> Result<(), SwapError> {
         let (reply, answer) = oneshot::channel();
-        self.requests.send(Request::Swap(file, reply)).await.map_err(|_| SwapError::Stopped)?;
+        // Beside the running version, which goes on meanwhile.
+        let loaded = load(self.engine.clone(), file).await?;
+        self.requests.send(Request::Swap(Box::new(loaded), reply)).await.map_err(|_| SwapError::Stopped)?;
         answer.await.map_err(|_| SwapError::Stopped)?
     }
 

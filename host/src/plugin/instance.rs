@@ -139,8 +139,9 @@ impl Instance {
 
     /// A guest that was refused memory usually traps over it; the cause is worth more than the trap.
     fn judge<R>(&mut self, result: Result<R, Fault>) -> Result<R, Fault> {
+        let refused = std::mem::take(&mut self.store.data_mut().memory().refused);
         match result {
-            Err(Fault::Trapped(_)) if self.store.data_mut().memory().refused => Err(Fault::Memory(self.limits.memory)),
+            Err(Fault::Trapped(_)) if refused => Err(Fault::Memory(self.limits.memory)),
             result => result,
         }
     }

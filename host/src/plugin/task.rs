@@ -113,8 +113,8 @@ impl Task {
         self.load().await;
         loop {
             match self.next().await {
-                Next::Request(Some(Request::Swap(file, reply))) => {
-                    let swapped = self.swap(file).await;
+                Next::Request(Some(Request::Swap(loaded, reply))) => {
+                    let swapped = self.swap(*loaded).await;
                     // Who asked may be gone.
                     let _ = reply.send(swapped);
                 }
@@ -163,7 +163,7 @@ impl Task {
 
     /// Loads the component and starts the plugin for the first time.
     async fn load(&mut self) {
-        match Self::component(self.engine.clone(), self.config.component.clone()).await {
+        match load(self.engine.clone(), self.config.component.clone()).await {
             Ok(loaded) => {
                 info!(
                     version = loaded.about.version(),
@@ -182,13 +182,6 @@ impl Task {
                 self.enter(State::Failed(error.to_string()));
             }
         }
-    }
-
-    /// Reads and compiles off the async threads.
-    async fn component(engine: Engine, path: PathBuf) -> Result<Loaded, ComponentError> {
-        let file = path.clone();
-        let loaded = tokio::task::spawn_blocking(move || component::load(&engine, &file)).await;
-        loaded.unwrap_or_else(|panic| Err(ComponentError::Invalid { path, cause: panic.to_string() }))
     }
 
     /// Instantiates a version and runs its `start`.
@@ -277,26 +270,26 @@ impl Task {
         }
     }
 
-    async fn swap(&mut self, file: PathBuf) -> Result<(), SwapError> {
-        let loaded = Self::component(self.engine.clone(), file).await?;
+    async fn swap(&mut self, loaded: Loaded) -> Result<(), SwapError> {
         let instance = Instance::new(&self.engine, &loaded, self.config.limits, self.max_payload).await;
         let instance = instance.map_err(|fault| SwapError::Start(fault.to_string()))?;
         let old = self.version.clone();
         let previous = old.as_ref().map(|old| old.about.version().to_owned());
+        let lives = self.running.is_some() || self.restart_at.is_some();
         let handed_over = self.stop_for_swap().await?;
         self.discard();
+        self.restart_at = None;
         let paused = Instant::now();
         match self.start(instance, StartReason::Swap, previous.as_deref(), handed_over.as_deref()).await {
             Ok(()) => {
                 info!(version = loaded.about.version(), previous, pause = ?paused.elapsed(), "a new version took over");
                 self.version = Some(loaded);
                 self.faults.forget();
-                self.restart_at = None;
                 self.enter(State::Running);
                 Ok(())
             }
             Err(fault) => {
-                let Some(old) = old else {
+                let Some(old) = old.filter(|_| lives) else {
                     self.give_up(fault.to_string());
                     return Err(SwapError::Start(fault.to_string()));
                 };
@@ -424,6 +417,13 @@ impl Task {
     fn enter(&self, state: State) {
         self.state.send_replace(state);
     }
+}
+
+/// Reads and compiles off the async threads.
+pub(super) async fn load(engine: Engine, path: PathBuf) -> Result<Loaded, ComponentError> {
+    let file = path.clone();
+    let loaded = tokio::task::spawn_blocking(move || component::load(&engine, &file)).await;
+    loaded.unwrap_or_else(|panic| Err(ComponentError::Invalid { path, cause: panic.to_string() }))
 }
 
 async fn receive(running: Option<&mut Running>) -> Option<Item> {

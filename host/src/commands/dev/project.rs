@@ -8,7 +8,7 @@ use std::{
 
 use alphorn::{
     builder,
-    config::{Config, Overrides, PluginConfig},
+    config::{self, Config, Overrides, PluginConfig},
 };
 use anyhow::{Context, anyhow, bail};
 use tracing::warn;
@@ -70,7 +70,7 @@ impl Project {
     /// The folder's whole configuration; for a connection elsewhere than it says.
     pub(super) fn configuration(&self, overrides: &Overrides) -> anyhow::Result<Config> {
         let file = self.folder.join(CONFIG);
-        Config::parse(&self.config, &self.folder, std::env::vars(), overrides)
+        Config::parse(&self.config, &self.folder, config::environment(), overrides)
             .map_err(|message| anyhow!("{}: {message}", file.display()))
     }
 

@@ -77,7 +77,9 @@ impl Task {
                 if client.dropped.is_power_of_two() {
                     warn!(client = id, dropped = client.dropped, topic = %message.topic, "a mailbox is full: QoS 0 messages were dropped");
                 }
-            } else if client.mailbox.deliver(message.clone(), duplicate, acknowledgement) {
+            } else {
+                // One that is just gone gives the message up, and says so like any other.
+                client.mailbox.deliver(message.clone(), duplicate, acknowledgement);
                 receivers += 1;
             }
         }

@@ -30,9 +30,11 @@ impl Task {
                 Request::Subscribe(subscription) => {
                     let identify = connection.connack.subscription_identifiers;
                     connection.codec.subscribe(packet_id, &subscription, identify, out).map_err(unencodable)?;
+                    self.at_broker.insert(subscription.filter);
                 }
                 Request::Unsubscribe(filter) => {
                     connection.codec.unsubscribe(packet_id, &filter, out).map_err(unencodable)?;
+                    self.at_broker.remove(&filter);
                 }
                 Request::Publish(_) => {}
             }
