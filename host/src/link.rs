@@ -202,7 +202,7 @@ impl Link {
         self.phase.send_replace(Phase::Closing(Instant::now() + grace));
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
-            // Joins off the runtime's threads. The link itself keeps to `grace`.
+            // Joins off the runtime's threads. The link itself keeps to `grace`, and a second for DISCONNECT.
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
     }

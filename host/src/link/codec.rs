@@ -9,9 +9,14 @@ mod v5;
 
 use std::{fmt, time::Duration};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use bytestring::ByteString;
 
-use crate::{message::Message, message::Qos, router::Subscription, topic::TopicFilter};
+use crate::{
+    message::{Message, Qos},
+    router::Subscription,
+    topic::{TopicFilter, TopicName},
+};
 
 /// Which MQTT is spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -257,6 +262,13 @@ impl Codec {
     }
 }
 
+/// The topic of a packet, shared with it.
+fn topic_name(topic: Bytes) -> Result<TopicName, DecodeError> {
+    let malformed = |cause: String| DecodeError::Malformed(format!("a message with a bad topic: {cause}"));
+    let text = ByteString::try_from(topic).map_err(|error| malformed(error.to_string()))?;
+    TopicName::parse(text).map_err(|error| malformed(error.to_string()))
+}
+
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -280,11 +292,9 @@ impl fmt::Debug for Secret {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::topic::TopicName;
 
     const VERSIONS: [Version; 2] = [Version::V311, Version::V5];
 

@@ -112,7 +112,7 @@ fn inbound(packet: Packet) -> Result<Inbound, DecodeError> {
 
 fn arrival(publish: v4::Publish) -> Result<Arrival, DecodeError> {
     let message = Message {
-        topic: super::v5::topic_name(publish.topic)?,
+        topic: super::topic_name(publish.topic)?,
         payload: publish.payload,
         qos: match publish.qos {
             QoS::AtMostOnce => Qos::AtMostOnce,

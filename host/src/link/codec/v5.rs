@@ -4,8 +4,7 @@ mod publish;
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use bytestring::ByteString;
+use bytes::BytesMut;
 pub(super) use rumqttc_v5::mqttbytes::v5::Packet;
 use rumqttc_v5::mqttbytes::{
     self, Error, PacketType, QoS,
@@ -19,7 +18,7 @@ use super::{ConnAck, Connect, DecodeError, EncodeError, Inbound, NOT_AUTHORIZED,
 use crate::{
     message::{Message, Properties, Qos},
     router::Subscription,
-    topic::{TopicFilter, TopicName},
+    topic::TopicFilter,
 };
 
 pub(super) const PING: Packet = Packet::PingReq;
@@ -115,13 +114,6 @@ pub(super) fn puback(packet_id: u16) -> Packet {
 
 pub(super) fn disconnect() -> Packet {
     Packet::Disconnect(v5::Disconnect::new(DisconnectReasonCode::NormalDisconnection))
-}
-
-/// A topic the codec has let through already, as ours.
-pub(super) fn topic_name(topic: Bytes) -> Result<TopicName, DecodeError> {
-    let malformed = |cause: String| DecodeError::Malformed(format!("a message with a bad topic: {cause}"));
-    let text = ByteString::try_from(topic).map_err(|error| malformed(error.to_string()))?;
-    TopicName::parse(text).map_err(|error| malformed(error.to_string()))
 }
 
 fn inbound(packet: Packet) -> Inbound {

@@ -19,7 +19,7 @@ pub(super) fn read(flags: u8, mut frame: Bytes) -> Result<Arrival, DecodeError> 
         1 => Qos::AtLeastOnce,
         _ => return Err(malformed("a QoS 2 message was never asked for")),
     };
-    let topic = super::topic_name(binary(&mut rest)?)?;
+    let topic = super::super::topic_name(binary(&mut rest)?)?;
     let packet_id = if qos == Qos::AtMostOnce { 0 } else { rest.try_get_u16().map_err(|_| short())? };
     if qos == Qos::AtLeastOnce && packet_id == 0 {
         return Err(malformed("packet id 0"));
@@ -39,7 +39,7 @@ fn properties(mut bytes: Bytes) -> Result<(Option<Box<Properties>>, Vec<u32>), D
             0x01 => properties.utf8 = bytes.try_get_u8().map_err(|_| short())? == 1,
             0x02 => properties.message_expiry = Some(bytes.try_get_u32().map_err(|_| short())?),
             0x03 => properties.content_type = Some(text(&mut bytes)?),
-            0x08 => properties.response_topic = Some(super::topic_name(binary(&mut bytes)?)?),
+            0x08 => properties.response_topic = Some(super::super::topic_name(binary(&mut bytes)?)?),
             0x09 => properties.correlation_data = Some(binary(&mut bytes)?),
             0x0b => identifiers.push(u32::try_from(variable(&mut bytes)?).map_err(|_| short())?),
             0x23 => return Err(malformed("a topic alias, which was not allowed")),
