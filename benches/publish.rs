@@ -18,7 +18,7 @@ use alphorn::{
     builder,
     config::{Config, Overrides},
     host::Host,
-    link::{self, Client, ClientOptions, Item, Link, Mailbox, Notice, TlsSettings},
+    link::{self, Client, ClientOptions, Item, Link, Mailbox, Notice, TlsSettings, WhenFull},
     message::Qos,
     topic::TopicFilter,
 };
@@ -74,14 +74,17 @@ impl Observer {
         let files = broker.files();
         let mut settings = config(broker, "observer", "")?.link;
         settings.tls.identity = Some((files.monitor_cert.clone(), files.monitor_key.clone()));
-        let link = Link::start(settings)?;
+        let link = Link::start(settings, None)?;
         let unlimited = ClientOptions {
+            name: None,
+            when_full: WhenFull::DropNewest,
+            inbox_bytes: 0,
             outbox_bytes: usize::MAX,
             mailbox_messages: usize::MAX,
             mailbox_bytes: usize::MAX / 2,
             tracked: true,
         };
-        let (client, mut mailbox) = link.client(unlimited);
+        let (client, mut mailbox) = link.client(&unlimited);
         for filter in ["bench/start", "bench/done"] {
             client.subscribe(TopicFilter::parse(filter)?, Qos::AtLeastOnce);
         }

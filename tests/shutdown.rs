@@ -37,7 +37,7 @@ async fn what_is_never_acknowledged_does_not_hold_the_end_beyond_its_grace() -> 
     let mut host = bed.connected("5", &format!("{RECORDER}\n[host]\nshutdown_grace = \"500ms\"")).await?;
     bed.faults().blackhole(Direction::ToClient, true);
     host.signal(Signal::Term)?;
-    host.fails(0, &["messages the broker has not acknowledged"]).await
+    host.fails(0, &["what the broker has not acknowledged stays in the outbox"]).await
 }
 
 #[tokio::test]

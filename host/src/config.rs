@@ -17,7 +17,8 @@ use std::{
 use self::file::{File, Limit};
 use crate::{
     grants::Grants,
-    link::{BackoffSettings, LinkSettings, Secret, TlsSettings, Version},
+    journal::Commit,
+    link::{BackoffSettings, LinkSettings, Profile, Secret, TlsSettings, Version, WhenFull},
     rate::Rate,
 };
 
@@ -26,14 +27,29 @@ use crate::{
 pub struct Config {
     /// How long a shutdown may take.
     pub shutdown_grace: Duration,
-    /// How long `pub` and `sub` wait for an acknowledgement.
-    pub operation_timeout: Duration,
     /// The connection and its outbox.
     pub link: LinkSettings,
+    /// What becomes of a message that finds no room in the outbox.
+    pub when_full: WhenFull,
+    /// Where to keep what has to last; without it everything is kept in memory.
+    pub disk: Option<DiskConfig>,
     /// The plugins by name.
     pub plugins: BTreeMap<String, PluginConfig>,
     /// What the file asks for and this version does not do, to be said at the start.
     pub warnings: Vec<String>,
+}
+
+/// What is kept on disk, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskConfig {
+    /// `[host] data_dir`.
+    pub folder: PathBuf,
+    /// Bytes of the file system to leave alone.
+    pub min_free: u64,
+    /// When what was published is safe.
+    pub commit: Commit,
+    /// The outbox is kept there, not only inboxes and subscriptions.
+    pub keeps_outbox: bool,
 }
 
 /// One `[plugins.NAME]`.
@@ -62,10 +78,12 @@ pub struct Limits {
     pub publish_rate: Rate,
     /// Its share of the outbox, in bytes.
     pub outbox_bytes: usize,
-    /// Messages of QoS 0 that may wait for it.
+    /// Messages that may wait for it in memory.
     pub mailbox_messages: usize,
     /// Their bytes.
     pub mailbox_bytes: usize,
+    /// What its inbox on disk holds, in bytes.
+    pub inbox_bytes: usize,
     /// Attempts at one message.
     pub retry_max: u32,
     /// The pause before the second attempt; it doubles.
@@ -138,6 +156,7 @@ impl Config {
 
     fn check(file: File, folder: &Path) -> Result<Self, String> {
         let mut warnings = file.not_yet();
+        let disk = disk(&file, folder)?;
         let link = link(&file, folder, &mut warnings)?;
         let mut plugins = BTreeMap::new();
         for (name, plugin) in file.plugins {
@@ -147,18 +166,48 @@ impl Config {
                 .map_err(|error| at(&error))?;
             let component =
                 plugin.component.ok_or_else(|| at(&"`component` is missing: the path of the plugin's .wasm file"))?;
-            let limits = limits(&plugin.limits).map_err(|error| at(&error))?;
+            let mut limits = limits(&plugin.limits).map_err(|error| at(&error))?;
+            if file.outbox.max_bytes == Limit::Unlimited {
+                limits.outbox_bytes = usize::MAX;
+            }
             let component = folder.join(component);
             plugins.insert(name, PluginConfig { component, grants, config: plugin.config, limits });
         }
-        let operation_timeout = file.link.operation_timeout.get();
-        Ok(Self { shutdown_grace: file.host.shutdown_grace.get(), operation_timeout, link, plugins, warnings })
+        let when_full = match file.outbox.when_full {
+            file::WhenFull::DropNewest => WhenFull::DropNewest,
+            file::WhenFull::DropOldest => WhenFull::DropOldest,
+            file::WhenFull::Block => WhenFull::Block,
+        };
+        let shutdown_grace = file.host.shutdown_grace.get();
+        Ok(Self { shutdown_grace, link, when_full, disk, plugins, warnings })
     }
 }
 
 /// The environment, as far as it is text; what is not can't be meant for us.
 pub fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// The default of `[host] data_dir`.
+const DATA_DIR: &str = "/var/lib/alphorn";
+
+/// An outbox in memory asks for no disk; inboxes and subscriptions have one all the same
+/// where `data_dir` says so.
+fn disk(file: &File, folder: &Path) -> Result<Option<DiskConfig>, String> {
+    let keeps_outbox = file.outbox.storage == file::Storage::Disk;
+    let data_dir = file.host.data_dir.as_ref().map(|data_dir| folder.join(data_dir));
+    let Some(folder) = data_dir.or_else(|| keeps_outbox.then(|| DATA_DIR.into())) else { return Ok(None) };
+    let commit = match file.outbox.commit.as_str() {
+        "call" => Commit::Call,
+        time => humantime::parse_duration(time)
+            .ok()
+            .filter(|time| (Duration::from_millis(1)..=Duration::from_secs(60)).contains(time))
+            .map(Commit::Every)
+            .ok_or_else(|| {
+                format!("outbox.commit: `{time}` is neither \"call\" nor a time of 1ms to 1m, like \"50ms\"")
+            })?,
+    };
+    Ok(Some(DiskConfig { folder, min_free: file.outbox.min_free.get() as u64, commit, keeps_outbox }))
 }
 
 fn link(file: &File, folder: &Path, warnings: &mut Vec<String>) -> Result<LinkSettings, String> {
@@ -202,7 +251,18 @@ fn link(file: &File, folder: &Path, warnings: &mut Vec<String>) -> Result<LinkSe
             Some(Secret(text.trim_end_matches(['\r', '\n']).into()))
         }
     };
-    let keep_alive = link.keep_alive.get();
+    let profile = match link.profile {
+        Some(file::Profile::AwsIot) => Profile::AwsIot,
+        Some(file::Profile::Generic) => Profile::Generic,
+        None => Profile::of(url.host()),
+    };
+    profile.check_client_id(&client_id).map_err(|why| format!("link.client_id: {why}"))?;
+    let mut keep_alive = link.keep_alive.get();
+    if let Some(kept) = profile.keep_alive(keep_alive) {
+        let (wanted, kept_for_people) = (humantime::format_duration(keep_alive), humantime::format_duration(kept));
+        warnings.push(format!("link.keep_alive: AWS IoT Core keeps to {kept_for_people} instead of {wanted}"));
+        keep_alive = kept;
+    }
     if keep_alive.as_secs() > 65_535 || keep_alive.subsec_nanos() != 0 {
         return Err("link.keep_alive: 1s to 65535s in whole seconds, or 0s for none".into());
     }
@@ -231,8 +291,10 @@ fn link(file: &File, folder: &Path, warnings: &mut Vec<String>) -> Result<LinkSe
             file::Protocol::V311 => Version::V311,
             file::Protocol::V5 => Version::V5,
         },
+        profile,
         keep_alive,
         connect_timeout,
+        operation_timeout: link.operation_timeout.get(),
         session_expiry: link.session_expiry.get(),
         max_payload,
         backoff,
@@ -240,7 +302,12 @@ fn link(file: &File, folder: &Path, warnings: &mut Vec<String>) -> Result<LinkSe
         password,
         outbox_bytes: match file.outbox.max_bytes {
             Limit::Bytes(bytes) => bytes.get(),
+            Limit::Unlimited if file.outbox.storage == file::Storage::Disk => usize::MAX,
             Limit::Unlimited => IN_MEMORY,
+        },
+        max_age: match file.outbox.max_age {
+            file::MaxAge::Unlimited(_) => None,
+            file::MaxAge::After(age) => Some(age.get()),
         },
         store_qos0: file.outbox.qos0_offline == file::Qos0Offline::Store,
         drain_rate: file.outbox.drain_rate.0,
@@ -264,6 +331,7 @@ fn limits(limits: &file::Limits) -> Result<Limits, String> {
         outbox_bytes: bytes(limits.outbox_bytes),
         mailbox_messages: limits.mailbox.messages,
         mailbox_bytes: bytes(limits.mailbox.bytes),
+        inbox_bytes: bytes(limits.inbox_bytes),
         retry_max: limits.retry.max,
         retry_min: limits.retry.min.get(),
         restart_max: limits.restart.max,
@@ -327,7 +395,7 @@ mod tests {
         assert_eq!(link.protocol, Version::V5);
         assert_eq!(link.keep_alive, Duration::from_secs(60));
         assert_eq!(link.connect_timeout, Duration::from_secs(10));
-        assert_eq!(config.operation_timeout, Duration::from_secs(5));
+        assert_eq!(config.link.operation_timeout, Duration::from_secs(5));
         assert_eq!(link.session_expiry, Duration::from_secs(3600));
         assert_eq!(link.max_payload, 128 * 1024);
         assert_eq!(link.backoff, BackoffSettings::default());
@@ -350,7 +418,36 @@ mod tests {
         assert_eq!(config.plugins["timestamp"].component, Path::new("/etc/alphorn/plugins/timestamp.wasm"));
         assert_eq!(config.plugins["timestamp"].config["topic"], "test/date");
         assert_eq!(config.plugins["timestamp"].limits, Limits::default());
-        assert!(config.warnings.iter().any(|warning| warning.contains("storage")), "{:?}", config.warnings);
+        assert_eq!(
+            config.disk,
+            Some(DiskConfig {
+                folder: "/var/lib/alphorn".into(),
+                min_free: 32 * 1024 * 1024,
+                commit: Commit::Call,
+                keeps_outbox: true,
+            })
+        );
+        assert_eq!(config.warnings, [""; 0]);
+    }
+
+    #[test]
+    fn what_is_kept_on_disk_follows_from_storage_and_data_dir() {
+        let disk = |more: &str| parse(more).unwrap().disk;
+        assert_eq!(disk("[outbox]\nstorage = \"memory\""), None);
+        let inboxes = disk("[outbox]\nstorage = \"memory\"\n[host]\ndata_dir = \"data\"").unwrap();
+        assert!(!inboxes.keeps_outbox && inboxes.folder.ends_with("data"));
+        let disk = disk("[outbox]\ncommit = \"50ms\"").unwrap();
+        assert_eq!((disk.commit, disk.folder), (Commit::Every(Duration::from_millis(50)), DATA_DIR.into()));
+        assert!(parse("[outbox]\ncommit = \"now\"").unwrap_err().contains("outbox.commit"));
+    }
+
+    #[test]
+    fn unlimited_needs_a_disk_and_lifts_the_plugins_shares() {
+        let plugin = "[plugins.a]\ncomponent = \"a.wasm\"\n[outbox]\nmax_bytes = \"unlimited\"";
+        let config = parse(plugin).unwrap();
+        assert_eq!((config.link.outbox_bytes, config.plugins["a"].limits.outbox_bytes), (usize::MAX, usize::MAX));
+        let config = parse(&format!("{plugin}\nstorage = \"memory\"")).unwrap();
+        assert_eq!(config.link.outbox_bytes, IN_MEMORY);
     }
 
     #[test]
@@ -420,6 +517,20 @@ mod tests {
         assert!(config.link.store_qos0);
         assert_eq!(config.link.drain_rate.interval(), Duration::from_millis(500));
         assert!(config.warnings.iter().any(|warning| warning.contains("256 MiB")), "{:?}", config.warnings);
+    }
+
+    #[test]
+    fn the_profile_follows_from_the_name_and_can_be_chosen() {
+        let aws = |more: &str| {
+            let link = "url = \"mqtts://abc-ats.iot.eu-west-1.amazonaws.com:443\"\n";
+            parse_with(&format!("[link]\nclient_id = \"d\"\n{link}{more}"), &[])
+        };
+        assert_eq!(aws("").unwrap().link.profile, Profile::AwsIot);
+        assert_eq!(aws("profile = \"generic\"").unwrap().link.profile, Profile::Generic);
+        assert_eq!(parse("").unwrap().link.profile, Profile::Generic);
+        let clamped = aws("keep_alive = \"5s\"").unwrap();
+        assert_eq!(clamped.link.keep_alive, Duration::from_secs(30));
+        assert!(clamped.warnings.iter().any(|warning| warning.contains("keep_alive")));
     }
 
     #[test]

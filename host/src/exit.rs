@@ -1,6 +1,8 @@
 //! Exit codes, after sysexits.h, and errors that carry one.
 
-use std::process::ExitCode;
+use std::{io::ErrorKind, process::ExitCode};
+
+use alphorn::{host::StartError, store::StoreError};
 
 /// Wrong usage.
 pub(crate) const USAGE: u8 = 64;
@@ -33,6 +35,20 @@ impl Failure {
     pub(crate) fn report(self) -> ExitCode {
         tracing::error!("{:#}", self.error);
         self.code.into()
+    }
+}
+
+/// A host that does not start: mostly a folder that can't be used.
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        let code = match &error {
+            StartError::Store(StoreError::Place { cause, .. }) if cause.kind() == ErrorKind::PermissionDenied => {
+                NO_PERMISSION
+            }
+            StartError::Store(_) => CONFIG,
+            StartError::Other(_) => SOFTWARE,
+        };
+        Self::new(code, error)
     }
 }
 

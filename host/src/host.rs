@@ -8,12 +8,15 @@ use std::{
 
 use anyhow::Context;
 use tokio::{task::JoinSet, time::timeout};
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::{
-    config::Config,
-    link::{self, Link},
+    clock,
+    config::{Config, DiskConfig},
+    journal::JournalSettings,
+    link::{self, Disk, Link},
     plugin::{self, LinkFacts, PluginHandle, State, engine::Engine},
+    store::{Store, StoreError, StoreSettings},
 };
 
 /// A running host.
@@ -27,13 +30,21 @@ pub struct Host {
 impl Host {
     /// Starts all plugins, then lets the link connect: a session that the broker has kept
     /// finds its readers in place.
-    pub async fn start(config: Config) -> anyhow::Result<Self> {
+    pub async fn start(mut config: Config) -> Result<Self, StartError> {
         for warning in &config.warnings {
             warn!("{warning}");
         }
-        let facts = LinkFacts { client_id: config.link.client_id.clone(), max_payload: config.link.max_payload };
+        let facts = LinkFacts {
+            client_id: config.link.client_id.clone(),
+            max_payload: config.link.max_payload,
+            when_full: config.when_full,
+        };
+        let disk = config.disk.map(open).transpose()?;
+        let last = disk.as_ref().and_then(|disk| disk.restored.last);
+        config.link.tls.not_before = Some(clock::not_before(last.as_ref()));
         let engine = Engine::new().context("the WebAssembly engine does not start")?;
-        let link = Arc::new(Link::start(config.link).context("the link's thread does not start")?);
+        let link = Arc::new(Link::start(config.link, disk).context("the link's thread does not start")?);
+        link.forget_others(&config.plugins.keys().map(String::as_str).collect::<Vec<_>>());
         let mut plugins = BTreeMap::new();
         let mut starting = JoinSet::new();
         for (name, plugin) in config.plugins {
@@ -84,6 +95,27 @@ impl Host {
         }
         self.link.close(end.saturating_duration_since(Instant::now())).await;
     }
+}
+
+/// Why a host does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// What is to last can't be kept.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Something that should always work.
+    #[error(transparent)]
+    Other(#[from] anyhow::Error),
+}
+
+/// Opens what is kept on disk.
+fn open(config: DiskConfig) -> Result<Disk, StoreError> {
+    let DiskConfig { folder, min_free, commit, keeps_outbox } = config;
+    let (store, restored) = Store::open(&StoreSettings { folder, min_free })?;
+    if let Some(damage) = &restored.damage {
+        error!("{damage}");
+    }
+    Ok(Disk { store, restored, settings: JournalSettings { commit }, keeps_outbox })
 }
 
 /// Looks at the files of the TLS configuration, so that a missing one is found at the start.

@@ -4,13 +4,16 @@
 //! fit together.
 
 pub mod builder;
+pub mod clock;
 pub mod config;
 pub mod grants;
 pub mod host;
+pub mod journal;
 pub mod link;
 pub mod message;
 pub mod outbox;
 pub mod plugin;
 pub mod rate;
 pub mod router;
+pub mod store;
 pub mod topic;

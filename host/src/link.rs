@@ -11,13 +11,21 @@ mod codec;
 mod connect;
 mod error;
 mod keep_alive;
+#[cfg(test)]
+mod model;
+mod overflow;
+mod pace;
+mod profile;
+mod rules;
 mod session;
+mod suspects;
 mod task;
 mod tls;
 mod url;
 mod wire;
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -26,23 +34,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{Instrument, info_span};
 
-use self::client::MailboxSender;
 pub use self::{
     backoff::BackoffSettings,
-    client::{Client, ClientOptions, Delivery, Item, Mailbox, NotTaken, Notice},
+    client::{Client, ClientOptions, Commit, Delivery, Item, Mailbox, NotTaken, Notice, WhenFull},
     codec::{NOT_AUTHORIZED, Refusal, Secret, Version},
     error::LinkError,
+    profile::{Breach, Profile},
     tls::{TlsError, TlsSettings, client_config, provider},
     url::{BrokerUrl, UrlError},
 };
+use self::{
+    client::{ClientParts, Held, MailboxSender},
+    rules::Rules,
+};
 use crate::{
+    journal::{self, Journal, JournalSettings},
     message::Qos,
-    outbox::{Entry, Room},
+    outbox::{Entry, Room, Share},
     rate::Rate,
     router::SubscriberId,
+    store::{Restored, Store},
     topic::TopicFilter,
 };
 
@@ -59,10 +73,14 @@ pub struct LinkSettings {
     pub tls: TlsSettings,
     /// Which MQTT.
     pub protocol: Version,
+    /// The limits to keep to.
+    pub profile: Profile,
     /// The longest silence on either side; zero: as long as it takes.
     pub keep_alive: Duration,
     /// From DNS to CONNACK.
     pub connect_timeout: Duration,
+    /// How long an acknowledgement may take.
+    pub operation_timeout: Duration,
     /// How long the broker keeps the session without a connection; zero: a clean start each time.
     pub session_expiry: Duration,
     /// The largest payload, in bytes, either way.
@@ -75,10 +93,25 @@ pub struct LinkSettings {
     pub password: Option<Secret>,
     /// Bytes that may wait for the broker.
     pub outbox_bytes: usize,
+    /// Messages that waited longer are dropped.
+    pub max_age: Option<Duration>,
     /// Messages of QoS 0 wait for a connection instead of being dropped.
     pub store_qos0: bool,
     /// How fast what waited may leave after a reconnect.
     pub drain_rate: Rate,
+}
+
+/// Where the link keeps what has to last.
+#[derive(Debug)]
+pub struct Disk {
+    /// The open store.
+    pub store: Store,
+    /// What an earlier run left in it.
+    pub restored: Restored,
+    /// When it is written to.
+    pub settings: JournalSettings,
+    /// The outbox is kept there too, not only inboxes and subscriptions.
+    pub keeps_outbox: bool,
 }
 
 /// The running link.
@@ -88,10 +121,22 @@ pub struct Link {
     room: Arc<Room>,
     status: watch::Receiver<LinkStatus>,
     phase: watch::Sender<Phase>,
+    rules: Arc<Rules>,
+    /// What clients may have to wait for; None: nothing is kept on disk.
+    commit: Option<Commit>,
     next_client: AtomicU32,
-    max_payload: u32,
+    /// Clients with names, of this run and of those before.
+    names: Mutex<HashMap<Arc<str>, Known>>,
     /// Taken by the first to close.
     thread: Mutex<Option<thread::JoinHandle<()>>>,
+}
+
+/// What outlasts a client.
+#[derive(Debug, Clone)]
+struct Known {
+    id: SubscriberId,
+    share: Arc<Share>,
+    held: Arc<Held>,
 }
 
 /// The connection as everybody may see it.
@@ -128,13 +173,35 @@ type Commands = mpsc::UnboundedSender<Command>;
 
 #[derive(Debug)]
 enum Command {
-    Attach(SubscriberId, MailboxSender, bool),
+    Attach(SubscriberId, Box<Attached>),
     Detach(SubscriberId),
+    /// It will not come back: its subscriptions end.
+    Forget(SubscriberId),
+    /// Nobody reads its mailbox for now; or somebody does again.
+    Away(SubscriberId, bool),
     Publish(Entry),
+    /// Its oldest messages have to make room for so many bytes.
+    MakeRoom(SubscriberId, usize),
+    /// A call has ended that published; it may have handled a message, and may wait for the disk.
+    CallEnd(SubscriberId, Option<session::Token>, Option<oneshot::Sender<bool>>),
     Subscribe(SubscriberId, TopicFilter, Qos),
     Unsubscribe(SubscriberId, TopicFilter),
-    Handled(session::Token),
-    Abandoned(session::Token),
+    Handled(SubscriberId, session::Token),
+    Abandoned(SubscriberId, session::Token),
+    /// Its mailbox is empty and its inbox is not.
+    More(SubscriberId),
+    Report(journal::Report),
+}
+
+/// A client's end of the link.
+#[derive(Debug)]
+struct Attached {
+    name: Option<Arc<str>>,
+    mailbox: Option<MailboxSender>,
+    share: Arc<Share>,
+    held: Arc<Held>,
+    inbox_bytes: usize,
+    tracked: bool,
 }
 
 /// How far the life of the link is.
@@ -151,23 +218,59 @@ enum Phase {
 }
 
 impl Link {
-    /// Starts the link's thread. It connects once [`Link::open`] is called.
-    pub fn start(settings: LinkSettings) -> std::io::Result<Self> {
-        let room = Room::new(settings.outbox_bytes);
-        let max_payload = settings.max_payload;
+    /// Starts the link's thread. It connects once [`Link::open`] is called. Without a disk
+    /// everything is kept in memory.
+    pub fn start(settings: LinkSettings, disk: Option<Disk>) -> std::io::Result<Self> {
+        let disk_full = Arc::default();
+        let room = Room::new(settings.outbox_bytes, Arc::clone(&disk_full));
+        let rules = Arc::new(Rules::new(settings.profile, settings.max_payload));
         let (commands, inbox) = mpsc::unbounded_channel();
         let (status_sender, status) = watch::channel(LinkStatus { state: LinkState::Starting, since: Instant::now() });
         let (phase, phases) = watch::channel(Phase::Waiting);
+        let (mut names, mut commit) = (HashMap::new(), None);
+        let disk = disk.map(|disk| {
+            let Disk { store, restored, settings, keeps_outbox } = disk;
+            commit = Some(match settings.commit {
+                journal::Commit::Call => Commit::Call,
+                journal::Commit::Every(_) => Commit::Later,
+            });
+            names = known(&restored, &room);
+            let reports = commands.downgrade();
+            let journal = Journal::start(store, settings, disk_full, move |report| {
+                // Fails only when the link has ended.
+                let _ = reports.upgrade().map(|commands| commands.send(Command::Report(report)));
+            })?;
+            let earlier = names.iter().map(|(name, known)| (name.clone(), known.clone())).collect();
+            Ok::<_, std::io::Error>(task::Disk { journal, restored, keeps_outbox, earlier })
+        });
+        let disk = disk.transpose()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let span = info_span!("link", name = %settings.label);
-        let task = task::Task::new(settings, inbox, commands.downgrade(), status_sender, phases);
+        let ends = task::Ends {
+            commands: inbox,
+            own_commands: commands.downgrade(),
+            status: status_sender,
+            phase: phases,
+            rules: rules.clone(),
+        };
+        let task = task::Task::new(settings, ends, disk);
         let thread = thread::Builder::new().name("alphorn-link".into()).spawn(move || {
             runtime.block_on(task.run().instrument(span));
             // A resolver that hangs must not keep the process.
             runtime.shutdown_background();
         })?;
-        let thread = Mutex::new(Some(thread));
-        Ok(Self { commands, room, status, phase, next_client: AtomicU32::new(1), max_payload, thread })
+        let next_client = names.len() as SubscriberId + 1;
+        Ok(Self {
+            commands,
+            room,
+            status,
+            phase,
+            rules,
+            commit,
+            next_client: AtomicU32::new(next_client),
+            names: Mutex::new(names),
+            thread: Mutex::new(Some(thread)),
+        })
     }
 
     /// Lets the link connect; until then subscriptions and messages only gather.
@@ -175,16 +278,44 @@ impl Link {
         self.phase.send_replace(Phase::Open);
     }
 
-    /// A new user of the link.
-    pub fn client(&self, options: ClientOptions) -> (Client, Mailbox) {
-        let id = self.next_client.fetch_add(1, Relaxed);
-        let (sender, mailbox) = client::mailbox(&options);
+    /// A new user of the link, or one that comes back.
+    pub fn client(&self, options: &ClientOptions) -> (Client, Mailbox) {
+        let commit = self.commit.filter(|_| options.name.is_some());
+        let known = match &options.name {
+            Some(name) => {
+                let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+                names.entry(name.clone()).or_insert_with(|| self.new_client()).clone()
+            }
+            None => self.new_client(),
+        };
+        let Known { id, share, held } = known;
+        share.set_limit(options.outbox_bytes);
+        let (sender, mailbox) = client::mailbox(id, self.commands.clone(), options);
+        let attached = Attached {
+            name: options.name.clone().filter(|_| commit.is_some()),
+            mailbox: Some(sender),
+            share: share.clone(),
+            held: held.clone(),
+            inbox_bytes: options.inbox_bytes,
+            tracked: options.tracked,
+        };
         // Fails when the link has ended; the client's own calls then say so.
-        let _ = self.commands.send(Command::Attach(id, sender, options.tracked));
-        let share = self.room.share(options.outbox_bytes);
-        let client =
-            Client::new(id, self.commands.clone(), share, self.status.clone(), self.max_payload, options.tracked);
-        (client, mailbox)
+        let _ = self.commands.send(Command::Attach(id, Box::new(attached)));
+        let (commands, status, rules) = (self.commands.clone(), self.status.clone(), self.rules.clone());
+        (Client::new(ClientParts { id, commands, share, status, rules, held, commit }, options), mailbox)
+    }
+
+    /// Ends the subscriptions of names that an earlier run had and this one has not.
+    pub fn forget_others(&self, names: &[&str]) {
+        let known = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, known) in known.iter().filter(|(name, _)| !names.contains(&name.as_ref())) {
+            let _ = self.commands.send(Command::Forget(known.id));
+        }
+    }
+
+    fn new_client(&self) -> Known {
+        let id = self.next_client.fetch_add(1, Relaxed);
+        Known { id, share: self.room.share(usize::MAX, 0, 0), held: Arc::default() }
     }
 
     /// The connection, now and whenever it changes.
@@ -212,6 +343,25 @@ impl Link {
     pub async fn ended(&self) {
         self.commands.closed().await;
     }
+}
+
+/// A client for each name that an earlier run left something of.
+fn known(restored: &Restored, room: &Arc<Room>) -> HashMap<Arc<str>, Known> {
+    let mut names = HashMap::new();
+    let mut know = |name: &Arc<str>, messages, bytes| {
+        let id = names.len() as SubscriberId + 1;
+        names.entry(name.clone()).or_insert_with(|| Known {
+            id,
+            share: room.share(usize::MAX, messages, bytes),
+            held: Arc::default(),
+        });
+    };
+    for waiting in &restored.outbox {
+        know(&waiting.name, u32::try_from(waiting.messages).unwrap_or(u32::MAX), waiting.bytes);
+    }
+    restored.inbox.iter().for_each(|waiting| know(&waiting.name, 0, 0));
+    restored.subscriptions.iter().for_each(|subscription| know(&subscription.plugin, 0, 0));
+    names
 }
 
 impl LinkStatus {

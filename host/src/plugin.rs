@@ -24,6 +24,7 @@ mod imports;
 mod instance;
 mod lifecycle;
 mod output;
+mod retries;
 mod task;
 mod timers;
 
@@ -40,7 +41,11 @@ pub(crate) mod bindings {
     wasmtime::component::bindgen!({
         path: "../wit",
         world: "plugin",
-        imports: { default: trappable },
+        imports: {
+            // It may have to wait for room.
+            "alphorn:plugin/mqtt.publish": async | trappable,
+            default: trappable,
+        },
         exports: { default: async },
         ownership: Borrowing { duplicate_if_necessary: true },
     });

@@ -10,7 +10,7 @@
 //! the topic is matched here, and a broker that sends one copy per overlapping
 //! filter makes each of their subscribers see the message that often.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::{
     grants::HOST_PREFIX,
@@ -105,15 +105,66 @@ impl Router {
         filters.iter().filter_map(|filter| self.unsubscribe(subscriber, filter)).collect()
     }
 
-    /// The whole table, to ask a broker for that has lost the session.
-    pub fn all(&mut self) -> Vec<Subscription> {
-        let entries = &mut self.entries;
-        let all = self.identifiers.values().filter_map(|identifier| {
-            let entry = entries.get_mut(identifier)?;
-            entry.asked_last = None;
-            Some(entry.subscription(*identifier))
+    /// Takes up a subscription of an earlier run, with its number.
+    pub fn restore(&mut self, subscriber: SubscriberId, filter: TopicFilter, qos: Qos, identifier: u32) {
+        if !self.identifiers.contains_key(&filter) && !self.entries.contains_key(&identifier) {
+            self.last_identifier = identifier.saturating_sub(1);
+        }
+        self.subscribe(subscriber, filter, qos, true);
+    }
+
+    /// A broker that has lost the session is sent the whole table: what it keeps is for all.
+    pub fn ask_for_all(&mut self) {
+        self.entries.values_mut().for_each(|entry| entry.asked_last = None);
+    }
+
+    /// What the broker is asked for under this filter.
+    pub fn subscription(&self, filter: &TopicFilter) -> Option<Subscription> {
+        let identifier = self.identifiers.get(filter)?;
+        Some(self.entries.get(identifier)?.subscription(*identifier))
+    }
+
+    /// What the broker should have, in a fixed order. `merged`: filters that lie within
+    /// another one are left out, for a broker that would send a copy for each; the wider
+    /// filter gets the highest QoS of those it stands for.
+    pub fn wanted(&self, merged: bool) -> Vec<Subscription> {
+        let mut wanted = BTreeMap::new();
+        let mut covered = Vec::new();
+        for (filter, identifier) in &self.identifiers {
+            let Some(entry) = self.entries.get(identifier) else { continue };
+            let widest = if merged && !filter.is_shared() { self.widest(filter) } else { None };
+            match widest {
+                Some(widest) => covered.push((widest, entry.qos())),
+                None => drop(wanted.insert(*identifier, entry.subscription(*identifier))),
+            }
+        }
+        for (widest, qos) in covered {
+            if let Some(subscription) = wanted.get_mut(&widest) {
+                subscription.qos = subscription.qos.max(qos);
+            }
+        }
+        let mut wanted: Vec<_> = wanted.into_values().collect();
+        wanted.sort_unstable_by(|one, other| one.filter.cmp(&other.filter));
+        wanted
+    }
+
+    /// A filter that contains this one and lies within no other.
+    fn widest(&self, filter: &TopicFilter) -> Option<u32> {
+        let mut widest: Option<(u32, &TopicFilter)> = None;
+        let dollar = filter.levels().next().is_some_and(|level| level.starts_with('$'));
+        let levels: Vec<_> = filter.levels().collect();
+        self.trie.containing(&levels, dollar, &mut |identifier| {
+            let Some(entry) = self.entries.get(&identifier) else { return };
+            let is_wider = entry.filter != *filter
+                && !entry.filter.is_shared()
+                && widest.is_none_or(|(_, other)| entry.filter.contains(other));
+            if is_wider {
+                widest = Some((identifier, &entry.filter));
+            }
         });
-        all.collect()
+        let (identifier, wider) = widest?;
+        // Two that contain it may not contain each other; what contains the one found goes on.
+        self.widest(wider).or(Some(identifier))
     }
 
     /// Who subscribed to the filter.
@@ -165,10 +216,34 @@ impl Router {
     }
 }
 
+/// What the broker has to be told.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// First these, so that a wider filter is in place before a narrower one goes.
+    pub subscribe: Vec<Subscription>,
+    /// Then these.
+    pub unsubscribe: Vec<TopicFilter>,
+}
+
+impl Plan {
+    /// From what the broker has to what is wanted.
+    pub fn between(at_broker: &BTreeMap<TopicFilter, Subscription>, wanted: &[Subscription]) -> Self {
+        let is_new = |subscription: &&Subscription| at_broker.get(&subscription.filter) != Some(*subscription);
+        let kept: HashSet<_> = wanted.iter().map(|subscription| &subscription.filter).collect();
+        Self {
+            subscribe: wanted.iter().filter(is_new).cloned().collect(),
+            unsubscribe: at_broker.keys().filter(|filter| !kept.contains(filter)).cloned().collect(),
+        }
+    }
+}
+
 impl Entry {
+    fn qos(&self) -> Qos {
+        self.subscribers.iter().map(|(_, qos)| *qos).max().unwrap_or(Qos::AtMostOnce)
+    }
+
     fn subscription(&self, identifier: u32) -> Subscription {
-        let qos = self.subscribers.iter().map(|(_, qos)| *qos).max().unwrap_or(Qos::AtMostOnce);
-        Subscription { filter: self.filter.clone(), qos, identifier }
+        Subscription { filter: self.filter.clone(), qos: self.qos(), identifier }
     }
 }
 
@@ -207,6 +282,25 @@ impl Node {
 
     fn is_empty(&self) -> bool {
         self.levels.is_empty() && self.plus.is_none() && self.hash.is_empty() && self.end.is_empty()
+    }
+
+    /// Filters that contain the one with these levels, itself included.
+    fn containing(&self, levels: &[&str], dollar: bool, add: &mut impl FnMut(u32)) {
+        if !dollar {
+            self.hash.iter().for_each(|identifier| add(*identifier));
+        }
+        match levels.split_first() {
+            None => self.end.iter().for_each(|identifier| add(*identifier)),
+            Some((&"#", _)) => {}
+            Some((level, rest)) => {
+                if let Some(plus) = self.plus.as_deref().filter(|_| !dollar) {
+                    plus.containing(rest, false, add);
+                }
+                if let Some(node) = self.levels.get(*level) {
+                    node.containing(rest, false, add);
+                }
+            }
+        }
     }
 
     /// `dollar`: the topic begins with `$`, so wildcards in this first level don't match it.
@@ -258,7 +352,7 @@ mod tests {
         let second = router.subscribe(2, filter("a/+"), Qos::AtLeastOnce, false);
         assert_eq!(first.identifier, second.identifier);
         assert_eq!(second.qos, Qos::AtLeastOnce);
-        assert_eq!(router.all(), vec![second]);
+        assert_eq!(router.wanted(false), vec![second]);
         assert_eq!(router.unsubscribe(1, &filter("a/+")), None);
         assert_eq!(router.unsubscribe(2, &filter("a/+")), Some(filter("a/+")));
         assert!(router.trie.is_empty() && router.entries.is_empty());
@@ -294,7 +388,7 @@ mod tests {
         router.subscribe(2, filter("a"), Qos::AtLeastOnce, false);
         assert_eq!(find_with(&router, "a", &[], true), [2]);
         assert_eq!(find_with(&router, "a", &[], false), [1, 2]);
-        router.all();
+        router.ask_for_all();
         assert_eq!(find_with(&router, "a", &[], true), [1, 2]);
     }
 
@@ -304,6 +398,76 @@ mod tests {
         router.subscribe(1, filter("a"), Qos::AtLeastOnce, false);
         router.subscribe(2, filter("a"), Qos::AtLeastOnce, true);
         assert_eq!(find_with(&router, "a", &[], true), [1, 2]);
+    }
+
+    fn wanted(router: &Router, merged: bool) -> Vec<(String, Qos)> {
+        router.wanted(merged).into_iter().map(|wanted| (wanted.filter.to_string(), wanted.qos)).collect()
+    }
+
+    #[test]
+    fn filters_within_others_are_left_out_where_copies_cannot_be_told_apart() {
+        use Qos::{AtLeastOnce as One, AtMostOnce as Zero};
+        let mut router = Router::default();
+        for (text, qos) in [
+            ("a/#", Zero),
+            ("a/+/c", Zero),
+            ("a/b/c", One),
+            ("a", Zero),
+            ("b/+", Zero),
+            ("$share/g/a/b", Zero),
+            ("$SYS/x", Zero),
+            ("+/b", Zero),
+        ] {
+            router.subscribe(1, filter(text), qos, false);
+        }
+        assert_eq!(wanted(&router, false).len(), 8);
+        let expected = [("$SYS/x", Zero), ("$share/g/a/b", Zero), ("+/b", Zero), ("a/#", One), ("b/+", Zero)];
+        assert_eq!(wanted(&router, true), expected.map(|(text, qos)| (text.to_owned(), qos)));
+        router.subscribe(2, filter("#"), Zero, false);
+        let expected = [("#", One), ("$SYS/x", Zero), ("$share/g/a/b", Zero)];
+        assert_eq!(wanted(&router, true), expected.map(|(text, qos)| (text.to_owned(), qos)));
+        router.unsubscribe(2, &filter("#"));
+        router.unsubscribe(1, &filter("a/#"));
+        assert!(wanted(&router, true).contains(&("a/+/c".to_owned(), One)), "{:?}", wanted(&router, true));
+    }
+
+    #[test]
+    fn a_plan_leaves_alone_what_is_in_place() {
+        let mut router = Router::default();
+        let kept = router.subscribe(1, filter("kept"), Qos::AtLeastOnce, false);
+        let raised = router.subscribe(1, filter("raised"), Qos::AtMostOnce, false);
+        let gone = router.subscribe(1, filter("gone"), Qos::AtMostOnce, false);
+        let there = [kept, raised, gone].map(|subscription| (subscription.filter.clone(), subscription));
+        router.subscribe(2, filter("raised"), Qos::AtLeastOnce, false);
+        router.subscribe(2, filter("new"), Qos::AtLeastOnce, false);
+        router.unsubscribe(1, &filter("gone"));
+        let plan = Plan::between(&there.into(), &router.wanted(false));
+        let asked: Vec<_> = plan.subscribe.iter().map(|subscription| subscription.filter.as_str()).collect();
+        assert_eq!((asked, plan.unsubscribe), (vec!["new", "raised"], vec![filter("gone")]));
+    }
+
+    #[test]
+    fn numbers_of_an_earlier_run_are_kept_and_not_given_again() {
+        let mut router = Router::default();
+        router.restore(1, filter("b"), Qos::AtLeastOnce, 7);
+        router.restore(2, filter("b"), Qos::AtLeastOnce, 7);
+        router.restore(1, filter("a"), Qos::AtMostOnce, 3);
+        assert_eq!(router.subscription(&filter("b")).unwrap().identifier, 7);
+        assert_eq!(router.subscription(&filter("a")).unwrap().identifier, 3);
+        let identifiers: std::collections::HashSet<_> = (0..10)
+            .map(|number| router.subscribe(1, filter(&format!("n/{number}")), Qos::AtMostOnce, false).identifier)
+            .collect();
+        assert!(identifiers.len() == 10 && !identifiers.contains(&7) && !identifiers.contains(&3));
+        assert_eq!(find(&router, "b"), [1, 2]);
+    }
+
+    #[test]
+    fn shared_subscriptions_match_by_the_filter_within() {
+        let mut router = Router::default();
+        let shared = router.subscribe(1, filter("$share/group/jobs/+"), Qos::AtLeastOnce, false);
+        router.subscribe(2, filter("jobs/#"), Qos::AtLeastOnce, false);
+        assert_eq!(find(&router, "jobs/1"), [1, 2]);
+        assert_eq!(find_with(&router, "jobs/1", &[shared.identifier], false), [1]);
     }
 
     #[test]
@@ -327,6 +491,25 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn merged_filters_match_what_all_matched(
+            filters in proptest::collection::vec("\\$?([ab+]/){0,3}([ab+#])", 1..20), topic in "\\$?([ab]/){0,3}[ab]",
+        ) {
+            let mut router = Router::default();
+            for text in filters {
+                if let Ok(filter) = TopicFilter::parse(text) {
+                    router.subscribe(1, filter, Qos::AtLeastOnce, false);
+                }
+            }
+            let name = TopicName::parse(topic).unwrap();
+            let merged = router.wanted(true);
+            let matching = |wanted: &[Subscription]| wanted.iter().any(|wanted| wanted.filter.matches(&name));
+            prop_assert_eq!(matching(&merged), matching(&router.wanted(false)));
+            for one in &merged {
+                prop_assert!(merged.iter().all(|other| one == other || !other.filter.contains(&one.filter)));
+            }
+        }
+
         #[test]
         fn the_tree_agrees_with_matching_each_filter(
             filters in proptest::collection::vec("\\$?([ab+]/){0,3}([ab+#])", 1..20), topic in "\\$?([ab]/){0,3}[ab]",

@@ -83,6 +83,16 @@ impl TopicName {
 }
 
 impl TopicFilter {
+    /// It is one of `$share/GROUP/…`.
+    pub fn is_shared(&self) -> bool {
+        self.start > 0
+    }
+
+    /// It matches more than one topic.
+    pub fn has_wildcards(&self) -> bool {
+        self.levels().any(|level| matches!(level, "+" | "#"))
+    }
+
     /// Checks the text against the rules for topic filters.
     pub fn parse(text: impl Into<ByteString>) -> Result<Self, TopicError> {
         let text = text.into();

@@ -14,13 +14,17 @@ pub(crate) struct Config {
     folder: PathBuf,
     /// `[link]`: a line for each key.
     link: BTreeMap<String, String>,
+    /// Where the host keeps what has to last; of each configuration its own.
+    data_dir: String,
     rest: String,
 }
 
 impl Config {
     /// Nothing but where the broker is and what the device is called.
     pub(crate) fn new(folder: &Path, url: &str, rest: &str) -> Self {
-        let config = Self { folder: folder.to_owned(), link: BTreeMap::new(), rest: rest.to_owned() };
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let data_dir = format!("data-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let config = Self { folder: folder.to_owned(), link: BTreeMap::new(), data_dir, rest: rest.to_owned() };
         config
             .link(&format!("url = {url:?}"))
             .link("client_id = \"device\"")
@@ -36,6 +40,11 @@ impl Config {
         self
     }
 
+    /// Where the host keeps what has to last.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.folder.join(&self.data_dir)
+    }
+
     /// `[link]` without these keys.
     #[must_use]
     pub(crate) fn without(mut self, keys: &[&str]) -> Self {
@@ -49,7 +58,13 @@ impl Config {
         let name = format!("alphorn-{}.toml", NEXT.fetch_add(1, Ordering::Relaxed));
         let path = self.folder.join(name);
         let link: Vec<_> = self.link.values().map(String::as_str).collect();
-        let text = format!("[link]\n{}\n{}", link.join("\n"), self.rest);
+        // Where the test has a section [host], the folder goes into it.
+        let data_dir = format!("[host]\ndata_dir = {:?}\n", self.data_dir);
+        let rest = match self.rest.split_once("[host]\n") {
+            Some((before, host)) => format!("{before}{data_dir}{host}"),
+            None => format!("{data_dir}{}", self.rest),
+        };
+        let text = format!("[link]\n{}\n{rest}", link.join("\n"));
         std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
         Ok(path)
     }

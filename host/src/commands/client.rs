@@ -3,7 +3,7 @@
 use alphorn::{
     config::{Config, Overrides},
     host,
-    link::{Client, ClientOptions, Link, LinkState, Mailbox, NOT_AUTHORIZED},
+    link::{Client, ClientOptions, Link, LinkState, Mailbox, NOT_AUTHORIZED, WhenFull},
     message::Qos,
 };
 use anyhow::anyhow;
@@ -43,8 +43,11 @@ pub(super) async fn connect(args: &ClientArgs, command: &str) -> Result<CommandL
     if args.client_id.is_none() {
         config.link.client_id = format!("{}-{command}-{:04x}", config.link.client_id, fastrand::u16(..));
     }
-    let link = Link::start(config.link.clone()).map_err(|error| Failure::new(exit::OS, error))?;
-    let (client, mailbox) = link.client(ClientOptions {
+    let link = Link::start(config.link.clone(), None).map_err(|error| Failure::new(exit::OS, error))?;
+    let (client, mailbox) = link.client(&ClientOptions {
+        name: None,
+        when_full: WhenFull::DropNewest,
+        inbox_bytes: 0,
         outbox_bytes: usize::MAX,
         mailbox_messages: 100_000,
         mailbox_bytes: usize::MAX,

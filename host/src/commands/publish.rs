@@ -1,5 +1,7 @@
 //! `alphorn pub`: one message, and what became of it.
 
+use std::time::Instant;
+
 use alphorn::{
     link::{Item, NotTaken, Notice},
     message::Message,
@@ -25,9 +27,9 @@ pub(crate) async fn publish(args: PubArgs) -> Result<(), Failure> {
         properties: None,
     };
     let CommandLink { link, client, mut mailbox, config } = client::connect(&args.client, "pub").await?;
-    let number = client.publish(message).map_err(|error| match error {
-        NotTaken::TooLarge(_) => Failure::new(exit::DATA, error),
-        NotTaken::Full | NotTaken::Ended => Failure::new(exit::SOFTWARE, error),
+    let number = client.publish(message, Instant::now()).await.map_err(|error| match error {
+        NotTaken::Breach(_) => Failure::new(exit::DATA, error),
+        NotTaken::Full | NotTaken::Held(_) | NotTaken::Ended => Failure::new(exit::SOFTWARE, error),
     })?;
     let outcome = async {
         loop {
@@ -45,7 +47,7 @@ pub(crate) async fn publish(args: PubArgs) -> Result<(), Failure> {
             }
         }
     };
-    let limit = config.operation_timeout;
+    let limit = config.link.operation_timeout;
     timeout(limit, outcome).await.unwrap_or_else(|_| {
         let limit = humantime::format_duration(limit);
         Err(Failure::new(

@@ -39,7 +39,7 @@ pub(crate) async fn sub(args: SubArgs) -> Result<(), Failure> {
 
 async fn receive(args: &SubArgs, filters: Vec<TopicFilter>) -> Result<(), Failure> {
     let mut connected = client::connect(&args.client, "sub").await?;
-    let limit = connected.config.operation_timeout;
+    let limit = connected.config.link.operation_timeout;
     let mut unanswered = filters.len();
     for filter in filters {
         connected.client.subscribe(filter, args.client.qos.into());
@@ -73,7 +73,7 @@ async fn receive(args: &SubArgs, filters: Vec<TopicFilter>) -> Result<(), Failur
                 unanswered = unanswered.saturating_sub(1);
                 tracing::info!("subscribed to {filter}");
             }
-            Some(Item::Notice(Notice::Published(_) | Notice::Dropped { .. })) => {}
+            Some(Item::Notice(Notice::Published(_) | Notice::Dropped { .. } | Notice::Quarantined { .. })) => {}
             None => return Err(Failure::new(exit::SOFTWARE, anyhow!("the link has ended"))),
         }
     }

@@ -20,7 +20,7 @@ pub(super) struct File {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Host {
-    data_dir: Option<PathBuf>,
+    pub(super) data_dir: Option<PathBuf>,
     socket: Option<PathBuf>,
     pub(super) shutdown_grace: Span,
 }
@@ -44,7 +44,7 @@ pub(super) struct Link {
     proxy: Option<String>,
     pub(super) username: Option<String>,
     pub(super) password_file: Option<PathBuf>,
-    profile: Option<Profile>,
+    pub(super) profile: Option<Profile>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -57,7 +57,7 @@ pub(super) enum Protocol {
 
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Profile {
+pub(super) enum Profile {
     AwsIot,
     Generic,
 }
@@ -73,26 +73,26 @@ pub(super) struct Backoff {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Outbox {
-    storage: Storage,
+    pub(super) storage: Storage,
     pub(super) max_bytes: BytesLimit,
-    min_free: Bytes,
-    max_age: MaxAge,
-    when_full: WhenFull,
+    pub(super) min_free: Bytes,
+    pub(super) max_age: MaxAge,
+    pub(super) when_full: WhenFull,
     pub(super) drain_rate: RateValue,
     pub(super) qos0_offline: Qos0Offline,
-    commit: String,
+    pub(super) commit: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Storage {
+pub(super) enum Storage {
     Disk,
     Memory,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum WhenFull {
+pub(super) enum WhenFull {
     DropNewest,
     DropOldest,
     Block,
@@ -107,14 +107,14 @@ pub(super) enum Qos0Offline {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
-enum MaxAge {
+pub(super) enum MaxAge {
     Unlimited(Unlimited),
     After(Span),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Unlimited {
+pub(super) enum Unlimited {
     Unlimited,
 }
 
@@ -139,7 +139,7 @@ pub(super) struct Limits {
     pub(super) publish_rate: RateValue,
     pub(super) outbox_bytes: BytesLimit,
     pub(super) mailbox: MailboxLimits,
-    inbox_bytes: BytesLimit,
+    pub(super) inbox_bytes: BytesLimit,
     state_bytes: BytesLimit,
     pub(super) retry: Retry,
     pub(super) restart: Restart,
@@ -210,24 +210,10 @@ impl File {
         };
         let outbox = &self.outbox;
         say(
-            outbox.storage == Storage::Disk,
-            "outbox.storage = \"disk\": this version keeps the outbox in memory; what waits in it does not survive the end of the host. storage = \"memory\" silences this",
+            outbox.storage == Storage::Memory && outbox.max_bytes == BytesLimit::Unlimited,
+            "outbox.max_bytes = \"unlimited\": in memory that is 256 MiB",
         );
-        say(outbox.max_bytes == BytesLimit::Unlimited, "outbox.max_bytes = \"unlimited\": in memory that is 256 MiB");
-        say(
-            outbox.when_full != WhenFull::DropNewest,
-            "outbox.when_full: this version knows \"drop-newest\" only, and does that",
-        );
-        say(
-            outbox.max_age != MaxAge::Unlimited(Unlimited::Unlimited),
-            "outbox.max_age: not in this version; nothing is dropped for its age",
-        );
-        say(outbox.commit != "call", "outbox.commit: not in this version, there is no disk to commit to");
         say(self.link.proxy.is_some(), "link.proxy: not in this version; the connection is made directly");
-        say(
-            self.link.profile.is_some(),
-            "link.profile: not in this version; the broker's limits are not enforced here",
-        );
         say(self.host.socket.is_some(), "host.socket: not in this version; there is no local socket");
         for (name, plugin) in &self.plugins {
             let mut say = |asked: bool, what: &str| say(asked, &format!("plugins.{name}.{what}"));
@@ -242,10 +228,6 @@ impl File {
             say(
                 plugin.limits.state_bytes != Limits::default().state_bytes,
                 "limits.state_bytes: not in this version; there is no durable state",
-            );
-            say(
-                plugin.limits.inbox_bytes != Limits::default().inbox_bytes,
-                "limits.inbox_bytes: not in this version; there is no inbox",
             );
         }
         lines

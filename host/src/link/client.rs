@@ -1,22 +1,24 @@
 //! What users of the link hold: a [`Client`] to ask with, a [`Mailbox`] to receive from.
 
 use std::{
+    collections::HashSet,
     fmt,
     sync::{
-        Arc,
-        atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed},
     },
     time::Instant,
 };
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Command, Commands, LinkStatus, codec::Refusal, session};
+use super::{Command, Commands, LinkStatus, codec::Refusal, profile::Breach, rules::Rules, session};
 use crate::{
+    clock::Age,
     message::{Message, Qos},
-    outbox::{Entry, Share},
+    outbox::{Entry, Full, Reservation, Share},
     router::SubscriberId,
-    topic::TopicFilter,
+    topic::{TopicFilter, TopicName},
 };
 
 /// One user of the link: a plugin, or a command.
@@ -26,31 +28,75 @@ pub struct Client {
     commands: Commands,
     share: Arc<Share>,
     status: watch::Receiver<LinkStatus>,
-    last_number: AtomicU32,
-    max_payload: u32,
+    rules: Arc<Rules>,
+    held: Arc<Held>,
+    when_full: WhenFull,
+    commit: Option<Commit>,
     tracked: bool,
+    last_number: AtomicU32,
+    /// QoS 1 messages taken since the last call ended.
+    taken: AtomicU32,
 }
 
 /// What a client asks for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ClientOptions {
+    /// What is kept on disk for it is kept under this name. Without one nothing is.
+    pub name: Option<Arc<str>>,
     /// Its share of the outbox, in bytes.
     pub outbox_bytes: usize,
-    /// Messages of QoS 0 its mailbox holds.
+    /// What happens to a message that finds no room.
+    pub when_full: WhenFull,
+    /// Messages its mailbox holds.
     pub mailbox_messages: usize,
     /// Their bytes.
     pub mailbox_bytes: usize,
+    /// What its inbox on disk holds, in bytes.
+    pub inbox_bytes: usize,
     /// It wants a [`Notice`] of what went well, too.
     pub tracked: bool,
 }
 
+/// `[outbox] when_full`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// The message is refused.
+    DropNewest,
+    /// The oldest messages of the same client are given up for it.
+    DropOldest,
+    /// The client waits for room.
+    Block,
+}
+
+/// `[outbox] commit`: when what a call has published is safe on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Commit {
+    /// Before the next call.
+    Call,
+    /// Soon.
+    Later,
+}
+
+/// Topics of one client that the broker does not bear; shared by the client and the link.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// So that there is nothing to lock while there are none.
+    count: AtomicUsize,
+    topics: Mutex<HashSet<TopicName>>,
+}
+
 /// Where a client's messages and notices arrive.
 ///
-/// It is bounded: by its limits for QoS 0, which is dropped and counted beyond them;
-/// by the window of unacknowledged messages for QoS 1; by what the client itself
-/// asked for, for notices.
+/// It is bounded by its limits. Beyond them QoS 0 is dropped and counted, and QoS 1 goes to
+/// the inbox on disk; without one, the window of unacknowledged messages is the bound. For
+/// notices it is what the client itself asked for.
 #[derive(Debug)]
-pub struct Mailbox(mpsc::UnboundedReceiver<Item>);
+pub struct Mailbox {
+    id: SubscriberId,
+    items: mpsc::UnboundedReceiver<Item>,
+    load: Arc<Load>,
+    commands: Commands,
+}
 
 /// One thing in a mailbox.
 #[derive(Debug)]
@@ -89,6 +135,15 @@ pub enum Notice {
         /// The broker's reason code, where it was the broker.
         code: Option<u8>,
     },
+    /// The broker does not bear a taken message; it is kept aside, and its topic is held back.
+    Quarantined {
+        /// Its number.
+        number: u32,
+        /// Its topic.
+        topic: String,
+        /// Why.
+        reason: String,
+    },
     /// The broker has the subscription. For tracked clients.
     Subscribed(TopicFilter),
     /// The broker refused the subscription.
@@ -101,54 +156,113 @@ pub enum Notice {
 }
 
 /// A publish the link does not take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotTaken {
-    /// The payload is over the limit, in bytes.
-    #[error("the payload is larger than {0} bytes")]
-    TooLarge(u32),
+    /// It breaks a rule of the broker or of the configuration.
+    #[error(transparent)]
+    Breach(#[from] Breach),
     /// No room.
     #[error("the outbox is full")]
     Full,
+    /// The broker closes the connection over this topic.
+    #[error("messages on `{0}` are held back: the broker closes the connection when it gets one")]
+    Held(TopicName),
     /// The link has ended.
     #[error("the link has ended")]
     Ended,
 }
 
 /// Both ends of a mailbox.
-pub(super) fn mailbox(options: &ClientOptions) -> (MailboxSender, Mailbox) {
-    let (sender, receiver) = mpsc::unbounded_channel();
-    let load = Load {
+pub(super) fn mailbox(id: SubscriberId, commands: Commands, options: &ClientOptions) -> (MailboxSender, Mailbox) {
+    let (sender, items) = mpsc::unbounded_channel();
+    let load = Arc::new(Load {
         messages: AtomicUsize::new(0),
         bytes: AtomicUsize::new(0),
         max_messages: options.mailbox_messages,
         max_bytes: options.mailbox_bytes,
-    };
-    (MailboxSender { sender, load: Arc::new(load) }, Mailbox(receiver))
+        overflows: AtomicBool::new(false),
+    });
+    (MailboxSender { sender, load: load.clone() }, Mailbox { id, items, load, commands })
+}
+
+/// What a client is made of, besides its options.
+pub(super) struct ClientParts {
+    pub(super) id: SubscriberId,
+    pub(super) commands: Commands,
+    pub(super) share: Arc<Share>,
+    pub(super) status: watch::Receiver<LinkStatus>,
+    pub(super) rules: Arc<Rules>,
+    pub(super) held: Arc<Held>,
+    pub(super) commit: Option<Commit>,
 }
 
 impl Client {
-    pub(super) fn new(
-        id: SubscriberId,
-        commands: Commands,
-        share: Arc<Share>,
-        status: watch::Receiver<LinkStatus>,
-        max_payload: u32,
-        tracked: bool,
-    ) -> Self {
-        Self { id, commands, share, status, last_number: AtomicU32::new(0), max_payload, tracked }
+    pub(super) fn new(parts: ClientParts, options: &ClientOptions) -> Self {
+        let ClientParts { id, commands, share, status, rules, held, commit } = parts;
+        let (when_full, tracked) = (options.when_full, options.tracked);
+        let (last_number, taken) = (AtomicU32::new(0), AtomicU32::new(0));
+        Self { id, commands, share, status, rules, held, when_full, commit, tracked, last_number, taken }
     }
 
-    /// Hands a message over. Ok: taken, and its number.
-    pub fn publish(&self, message: Message) -> Result<u32, NotTaken> {
-        if message.payload.len() > self.max_payload as usize {
-            return Err(NotTaken::TooLarge(self.max_payload));
+    /// Hands a message over. Ok: taken, and its number. Where the outbox is full and
+    /// `when_full` says so, it waits for room until then.
+    pub async fn publish(&self, message: Message, until: Instant) -> Result<u32, NotTaken> {
+        self.rules.check(&message)?;
+        if self.held.holds(&message.topic) {
+            return Err(NotTaken::Held(message.topic));
         }
-        let reservation = self.share.reserve(message.cost()).map_err(|_| NotTaken::Full)?;
-        let number = self.next_number();
-        let entry =
-            Entry { message, owner: self.id, number, taken: Instant::now(), tracked: self.tracked, reservation };
+        let cost = message.cost();
+        let reservation = match self.share.reserve(cost) {
+            Ok(reservation) => reservation,
+            Err(Full) => self.make_room(cost, until).await?,
+        };
+        if message.qos == Qos::AtLeastOnce {
+            self.taken.fetch_add(1, Relaxed);
+        }
+        let (owner, number, tracked) = (self.id, self.next_number(), self.tracked);
+        let entry = Entry { message, owner, number, age: Age::new(), tracked, reservation };
         self.commands.send(Command::Publish(entry)).map_err(|_| NotTaken::Ended)?;
         Ok(number)
+    }
+
+    async fn make_room(&self, cost: usize, until: Instant) -> Result<Reservation, NotTaken> {
+        match self.when_full {
+            WhenFull::DropNewest => return Err(NotTaken::Full),
+            WhenFull::DropOldest => {
+                self.commands.send(Command::MakeRoom(self.id, cost)).map_err(|_| NotTaken::Ended)?;
+            }
+            WhenFull::Block => {}
+        }
+        self.share.reserve_until(cost, until).await.map_err(|Full| NotTaken::Full)
+    }
+
+    /// A call has ended that may have published, and has handled a message. With
+    /// [`Commit::Call`] this returns when what it published is safe on disk, or can't be.
+    pub async fn end_call(&self, handled: Option<Delivery>) {
+        let taken = self.taken.swap(0, Relaxed);
+        let Some(commit) = self.commit.filter(|_| taken > 0) else {
+            handled.into_iter().for_each(Delivery::handled);
+            return;
+        };
+        let token = handled.and_then(Delivery::into_token);
+        let (reply, durable) = oneshot::channel();
+        let reply = (commit == Commit::Call).then_some(reply);
+        let waits = reply.is_some();
+        let sent = self.commands.send(Command::CallEnd(self.id, token, reply));
+        if sent.is_ok() && waits {
+            // False: the disk fails, which has been logged, and the next publish will be refused.
+            let _ = durable.await;
+        }
+    }
+
+    /// Nobody reads the mailbox for now: messages go to the inbox. Or somebody does again.
+    pub fn set_away(&self, away: bool) {
+        let _ = self.commands.send(Command::Away(self.id, away));
+    }
+
+    /// Its subscriptions and messages outlast it.
+    pub fn is_durable(&self) -> bool {
+        self.commit.is_some()
     }
 
     /// Asks for messages.
@@ -179,6 +293,21 @@ impl Client {
     }
 }
 
+impl Held {
+    pub(super) fn holds(&self, topic: &TopicName) -> bool {
+        self.count.load(Relaxed) > 0 && self.topics().contains(topic)
+    }
+
+    pub(super) fn hold(&self, topic: TopicName) {
+        self.topics().insert(topic);
+        self.count.fetch_add(1, Relaxed);
+    }
+
+    fn topics(&self) -> std::sync::MutexGuard<'_, HashSet<TopicName>> {
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Drop for Client {
     fn drop(&mut self) {
         let _ = self.commands.send(Command::Detach(self.id));
@@ -186,9 +315,17 @@ impl Drop for Client {
 }
 
 impl Mailbox {
-    /// The next item; `None` when the link has ended.
+    /// The next item; `None` when the link has ended. Safe to drop.
     pub async fn recv(&mut self) -> Option<Item> {
-        self.0.recv().await
+        match self.items.try_recv() {
+            Ok(item) => return Some(item),
+            Err(mpsc::error::TryRecvError::Disconnected) => return None,
+            Err(mpsc::error::TryRecvError::Empty) => {}
+        }
+        if self.load.overflows.load(Relaxed) {
+            let _ = self.commands.send(Command::More(self.id));
+        }
+        self.items.recv().await
     }
 }
 
@@ -199,10 +336,18 @@ impl Delivery {
             acknowledgement.handled();
         }
     }
+
+    /// Whoever takes the token answers for it.
+    fn into_token(mut self) -> Option<session::Token> {
+        let mut acknowledgement = self.acknowledgement.take()?;
+        acknowledgement.commands = None;
+        Some(acknowledgement.token)
+    }
 }
 
 /// Tells the link about one QoS 1 arrival, exactly once.
 pub(super) struct Acknowledgement {
+    pub(super) client: SubscriberId,
     pub(super) token: session::Token,
     pub(super) commands: Option<Commands>,
 }
@@ -210,7 +355,7 @@ pub(super) struct Acknowledgement {
 impl Acknowledgement {
     fn handled(mut self) {
         if let Some(commands) = self.commands.take() {
-            let _ = commands.send(Command::Handled(self.token));
+            let _ = commands.send(Command::Handled(self.client, self.token));
         }
     }
 }
@@ -218,7 +363,7 @@ impl Acknowledgement {
 impl Drop for Acknowledgement {
     fn drop(&mut self) {
         if let Some(commands) = self.commands.take() {
-            let _ = commands.send(Command::Abandoned(self.token));
+            let _ = commands.send(Command::Abandoned(self.client, self.token));
         }
     }
 }
@@ -243,6 +388,8 @@ struct Load {
     bytes: AtomicUsize,
     max_messages: usize,
     max_bytes: usize,
+    /// More waits on disk.
+    overflows: AtomicBool,
 }
 
 /// A part of the load; dropping it takes it off.
@@ -257,6 +404,20 @@ impl MailboxSender {
     pub(super) fn has_room(&self, bytes: usize) -> bool {
         let load = &self.load;
         load.messages.load(Relaxed) < load.max_messages && load.bytes.load(Relaxed) + bytes <= load.max_bytes
+    }
+
+    /// Bytes it can still take; none when it holds as many messages as it may.
+    pub(super) fn room(&self) -> usize {
+        let load = &self.load;
+        if load.messages.load(Relaxed) >= load.max_messages {
+            return 0;
+        }
+        load.max_bytes.saturating_sub(load.bytes.load(Relaxed))
+    }
+
+    /// More waits on disk, or no longer.
+    pub(super) fn set_overflows(&self, overflows: bool) {
+        self.load.overflows.store(overflows, Relaxed);
     }
 
     pub(super) fn deliver(&self, message: Message, redelivered: bool, acknowledgement: Option<Acknowledgement>) {

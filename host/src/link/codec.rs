@@ -46,6 +46,25 @@ pub(super) struct Connect {
     pub max_packet: u32,
 }
 
+impl Refusal {
+    /// It would work another time.
+    pub(super) fn is_transient(&self) -> bool {
+        matches!(self.code, 0x88 | 0x89 | 0x97 | 0x9f)
+    }
+
+    /// Another connection with the same client id has taken over.
+    pub(super) fn is_taken_over(&self) -> bool {
+        self.code == 0x8e
+    }
+
+    /// It is for something that was sent, not for the connection as such.
+    pub(super) fn blames_a_packet(&self) -> bool {
+        const FOR_A_PACKET: [u8; 13] =
+            [0x81, 0x82, 0x87, 0x90, 0x93, 0x94, 0x95, 0x99, 0x9a, 0x9b, 0x9e, 0xa1, 0xa2];
+        FOR_A_PACKET.contains(&self.code)
+    }
+}
+
 /// Bytes that do not show up in logs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub Vec<u8>);
@@ -99,6 +118,16 @@ pub(super) struct ConnAck {
     pub client_id: Option<String>,
     /// It tells copies apart by subscription identifiers.
     pub subscription_identifiers: bool,
+    /// The highest QoS it takes messages with.
+    pub max_qos: Qos,
+    /// It keeps messages.
+    pub retain: bool,
+    /// It takes filters with wildcards.
+    pub wildcards: bool,
+    /// It has shared subscriptions.
+    pub shared: bool,
+    /// How long it keeps the session, if not as long as was asked for.
+    pub session_expiry: Option<Duration>,
 }
 
 /// An inbound message with what the protocol says of it.
@@ -200,11 +229,12 @@ impl Codec {
         }
     }
 
-    /// SUBSCRIBE for one filter. `identify` sends its number along, where the broker has use for it.
+    /// SUBSCRIBE. `identify` sends the filter's number along, where the broker has use for
+    /// it; there has to be one filter then.
     pub(super) fn subscribe(
         &self,
         packet_id: u16,
-        to: &Subscription,
+        to: &[Subscription],
         identify: bool,
         out: &mut BytesMut,
     ) -> Result<(), EncodeError> {
@@ -214,16 +244,16 @@ impl Codec {
         }
     }
 
-    /// UNSUBSCRIBE for one filter.
+    /// UNSUBSCRIBE.
     pub(super) fn unsubscribe(
         &self,
         packet_id: u16,
-        filter: &TopicFilter,
+        filters: &[TopicFilter],
         out: &mut BytesMut,
     ) -> Result<(), EncodeError> {
         match self.version {
-            Version::V311 => self.write_v311(&v311::unsubscribe(packet_id, filter), out),
-            Version::V5 => self.write_v5(&v5::unsubscribe(packet_id, filter), out),
+            Version::V311 => self.write_v311(&v311::unsubscribe(packet_id, filters), out),
+            Version::V5 => self.write_v5(&v5::unsubscribe(packet_id, filters), out),
         }
     }
 
@@ -389,11 +419,68 @@ mod tests {
             keep_alive: Some(Duration::from_secs(30)),
             client_id: None,
             subscription_identifiers: false,
+            max_qos: Qos::AtLeastOnce,
+            retain: true,
+            wildcards: true,
+            shared: true,
+            session_expiry: None,
         };
         assert_eq!(connack, expected);
+        let bytes = [0x20, 16, 0, 0, 13, 36, 0, 37, 0, 40, 0, 42, 0, 17, 0, 0, 0, 60];
+        let Ok(Some(Inbound::ConnAck(Ok(connack)))) = decode(&codec, &bytes) else { panic!() };
+        assert_eq!(connack.max_qos, Qos::AtMostOnce);
+        assert!(!connack.retain && !connack.wildcards && !connack.shared);
+        assert_eq!(connack.session_expiry, Some(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn several_filters_go_into_one_packet() {
+        let subscription = |text: &str, qos| Subscription {
+            filter: TopicFilter::parse(text.to_owned()).unwrap(),
+            qos,
+            identifier: 1,
+        };
+        let two = [subscription("a", Qos::AtMostOnce), subscription("b", Qos::AtLeastOnce)];
+        let filters = two.clone().map(|subscription| subscription.filter);
+        for (version, properties) in [(Version::V311, &[][..]), (Version::V5, &[0][..])] {
+            let codec = Codec::new(version, 1024);
+            let mut wire = BytesMut::new();
+            codec.subscribe(7, &two, false, &mut wire).unwrap();
+            assert_eq!(wire[..2], [0x82, 10 + properties.len() as u8]);
+            assert_eq!(wire[2..], [&[0, 7], properties, &[0, 1, b'a', 0, 0, 1, b'b', 1]].concat());
+            wire.clear();
+            codec.unsubscribe(7, &filters, &mut wire).unwrap();
+            assert_eq!(wire[2..], [&[0, 7], properties, &[0, 1, b'a', 0, 1, b'b']].concat());
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_of_which_kind_it_is() {
+        let refusal = |code| Refusal { code, reason: String::new() };
+        assert!(refusal(0x97).is_transient() && !refusal(NOT_AUTHORIZED).is_transient());
+        assert!(refusal(0x8e).is_taken_over() && !refusal(0x8e).blames_a_packet());
+        assert!(refusal(0x90).blames_a_packet() && refusal(NOT_AUTHORIZED).blames_a_packet());
+    }
+
+    #[test]
+    fn a_broker_may_refuse_a_message_with_and_without_words() {
+        let codec = Codec::new(Version::V5, 1024);
+        let with_words = [0x40, 9, 0, 9, 0x97, 5, 31, 0, 2, b'h', b'i'];
+        for (bytes, expected) in [
+            (&[0x40, 2, 0, 9][..], None),
+            (&[0x40, 3, 0, 9, 0x10][..], None),
+            (&[0x40, 3, 0, 9, 0x87][..], Some((0x87, "not authorized"))),
+            (&with_words[..], Some((0x97, "quota exceeded: hi"))),
+        ] {
+            let Ok(Some(Inbound::PubAck { packet_id: 9, result })) = decode(&codec, bytes) else { panic!("{bytes:?}") };
+            let refusal = result.err().map(|refusal| (refusal.code, refusal.reason));
+            assert_eq!(refusal, expected.map(|(code, reason)| (code, reason.to_owned())));
+        }
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
+
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             for version in VERSIONS {
@@ -409,9 +496,9 @@ mod tests {
                 let codec = Codec::new(version, 1024);
                 let mut wire = BytesMut::new();
                 codec.publish(&message(10), 3, false, &mut wire).unwrap();
-                codec.subscribe(4, &Subscription {
+                codec.subscribe(4, &[Subscription {
                     filter: TopicFilter::parse("a/+").unwrap(), qos: Qos::AtLeastOnce, identifier: 300,
-                }, true, &mut wire).unwrap();
+                }], true, &mut wire).unwrap();
                 let len = wire.len();
                 wire[at % len] = value;
                 wire.truncate(len - cut % len);

@@ -47,6 +47,15 @@ pub enum LinkError {
     Broken(io::Error),
     /// Nothing came for one and a half keep-alives.
     Silent(Duration),
+    /// Something was not acknowledged, however often and long the broker was given time.
+    Unanswered {
+        /// What.
+        what: &'static str,
+        /// How many time-outs passed.
+        times: u32,
+        /// `operation_timeout`.
+        timeout: Duration,
+    },
     /// The broker sent DISCONNECT with a reason.
     Disconnected(Refusal),
 }
@@ -91,6 +100,11 @@ impl fmt::Display for LinkError {
             Self::Silent(limit) => {
                 write!(f, "nothing came from the broker for {} (1.5 keep-alives)", humantime::format_duration(*limit))
             }
+            Self::Unanswered { what, times, timeout } => write!(
+                f,
+                "the broker has not answered {what} for {times} times {} (`operation_timeout`); it may be throttling",
+                humantime::format_duration(*timeout)
+            ),
             Self::Disconnected(refusal) => write!(f, "the broker ended the connection: {refusal}"),
         }
     }

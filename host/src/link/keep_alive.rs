@@ -39,6 +39,11 @@ impl KeepAlive {
         self.ping_sent = None;
     }
 
+    /// A PINGREQ goes out, for whatever reason.
+    pub(super) fn pinged(&mut self, now: Instant) {
+        self.ping_sent.get_or_insert(now);
+    }
+
     /// When to look again, if ever.
     pub(super) fn deadline(&self) -> Option<Instant> {
         if self.interval.is_zero() {

@@ -3,11 +3,15 @@
 //!
 //! It waits for the socket, for commands and for the clock, and for nothing else.
 
+mod blame;
+mod disk;
+mod inbox;
 mod receive;
 mod send;
+mod subscribe;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     pin::pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -20,25 +24,35 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
+pub(super) use self::disk::Disk;
+use self::{disk::Tickets, inbox::HOLD};
 use super::{
-    Command, LinkSettings, LinkState, LinkStatus, Notice, Phase,
+    Attached, Command, LinkSettings, LinkState, LinkStatus, Notice, Phase,
     backoff::Backoff,
-    client::MailboxSender,
+    client::{Held, MailboxSender},
+    codec::Version,
     connect::{self, Connection},
     error::LinkError,
     keep_alive::{Due, KeepAlive},
-    session::{Request, Session},
+    overflow::Overflow,
+    pace::Pace,
+    rules::Rules,
+    session::{Overdue, Request, Session},
+    suspects::Suspects,
     wire::Turn,
 };
 use crate::{
     message::Qos,
-    outbox::Outbox,
-    router::{Router, SubscriberId},
+    outbox::{Outbox, Share},
+    router::{Router, SubscriberId, Subscription},
     topic::TopicFilter,
 };
 
 /// Commands taken at once, so that a flood of them does not starve the socket.
 const COMMANDS: usize = 256;
+
+/// How often messages are looked through for those that waited too long.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// Everything the link owns.
 pub(super) struct Task {
@@ -48,25 +62,58 @@ pub(super) struct Task {
     own_commands: mpsc::WeakUnboundedSender<Command>,
     status: watch::Sender<LinkStatus>,
     phase: watch::Receiver<Phase>,
+    /// What messages have to keep to, shared with clients.
+    rules: Arc<Rules>,
     clients: HashMap<SubscriberId, Registered>,
     router: Router,
     outbox: Outbox,
     session: Session,
-    /// SUBSCRIBEs and UNSUBSCRIBEs the broker has to be sent, one for a filter at most.
+    suspects: Suspects,
+    pace: Pace,
+    disk: Option<Disk>,
+    tickets: Tickets,
+    /// SUBSCRIBEs and UNSUBSCRIBEs to be sent, as `plan` made them.
     requests: VecDeque<Request>,
-    /// Filters the broker was sent a SUBSCRIBE for in this session.
-    at_broker: HashSet<TopicFilter>,
+    /// The subscriptions the broker has acknowledged in this session.
+    at_broker: BTreeMap<TopicFilter, Subscription>,
+    /// Filters a client has asked for since, which the broker is sent again for the
+    /// messages it keeps.
+    asked: BTreeSet<TopicFilter>,
+    /// Filters the broker does not take on this connection.
+    refused: BTreeSet<TopicFilter>,
+    /// Filters over which the broker closes the connection.
+    banned: BTreeSet<TopicFilter>,
+    /// What is wanted and what the broker has may differ.
+    needs_plan: bool,
     /// Connections of this run.
     connections: u32,
+    /// When to look for messages that waited too long.
+    sweep_at: Option<Instant>,
     /// Reused for each arrival.
     found: Vec<SubscriberId>,
 }
 
 struct Registered {
-    mailbox: MailboxSender,
+    name: Option<Arc<str>>,
+    /// None: nobody reads messages.
+    mailbox: Option<MailboxSender>,
+    /// Messages are not to go into the mailbox for now.
+    is_away: bool,
+    overflow: Overflow,
+    share: Arc<Share>,
+    held: Arc<Held>,
     tracked: bool,
     /// Messages of QoS 0 that found no room, and those given up.
     dropped: u64,
+}
+
+/// The link's ends of what connects it with its users.
+pub(super) struct Ends {
+    pub(super) commands: mpsc::UnboundedReceiver<Command>,
+    pub(super) own_commands: mpsc::WeakUnboundedSender<Command>,
+    pub(super) status: watch::Sender<LinkStatus>,
+    pub(super) phase: watch::Receiver<Phase>,
+    pub(super) rules: Arc<Rules>,
 }
 
 /// What is due on a connection, besides the socket and commands.
@@ -74,31 +121,43 @@ struct Clock {
     keep_alive: KeepAlive,
     /// When the next message of the backlog may leave.
     next_drain: Option<Instant>,
+    /// No message leaves before that: the broker asks for a pause, or the pace does.
+    pause: Option<Instant>,
+    /// Pauses the broker asked for in a row.
+    pauses: u32,
 }
 
 impl Task {
-    pub(super) fn new(
-        settings: LinkSettings,
-        commands: mpsc::UnboundedReceiver<Command>,
-        own_commands: mpsc::WeakUnboundedSender<Command>,
-        status: watch::Sender<LinkStatus>,
-        phase: watch::Receiver<Phase>,
-    ) -> Self {
-        Self {
-            settings: Arc::new(settings),
+    pub(super) fn new(settings: LinkSettings, ends: Ends, disk: Option<Disk>) -> Self {
+        let Ends { commands, own_commands, status, phase, rules } = ends;
+        let (last_seq, last_token) = disk.as_ref().map_or((0, 0), |disk| (disk.last_seq(), disk.last_token()));
+        let mut task = Self {
             commands,
             own_commands,
             status,
             phase,
+            rules,
             clients: HashMap::new(),
             router: Router::default(),
-            outbox: Outbox::default(),
-            session: Session::new(),
+            outbox: Outbox::new(!settings.drain_rate.is_unlimited(), last_seq),
+            session: Session::new(settings.operation_timeout, last_token),
+            suspects: Suspects::new(),
+            pace: settings.profile.pace(),
+            disk,
+            tickets: Tickets::default(),
             requests: VecDeque::new(),
-            at_broker: HashSet::new(),
+            at_broker: BTreeMap::new(),
+            asked: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            banned: BTreeSet::new(),
+            needs_plan: true,
             connections: 0,
+            sweep_at: settings.max_age.map(|_| Instant::now()),
             found: Vec::new(),
-        }
+            settings: Arc::new(settings),
+        };
+        task.restore();
+        task
     }
 
     /// Until closed.
@@ -118,7 +177,7 @@ impl Task {
                     }
                 }
             };
-            self.went_down(&error);
+            self.went_down(&error, stood);
             let pause = backoff.pause(stood);
             next_attempt = Instant::now() + pause;
             let (attempt, wait) = (backoff.failures(), humantime::format_duration(rounded(pause)));
@@ -131,9 +190,7 @@ impl Task {
         while let Ok(command) = self.commands.try_recv() {
             self.apply(command, false);
         }
-        if !self.outbox.is_empty() {
-            warn!(messages = self.outbox.len(), "the link ends with messages the broker has not acknowledged");
-        }
+        self.end();
     }
 
     /// Takes commands until the next attempt is due and allowed. False: closing.
@@ -143,17 +200,19 @@ impl Task {
             if matches!(phase, Phase::Closing(_)) {
                 return false;
             }
+            self.do_chores();
             let may_connect = phase == Phase::Open;
             if may_connect && Instant::now() >= until {
                 return true;
             }
+            let deadline = [Some(until).filter(|_| may_connect), self.sweep_at].into_iter().flatten().min();
             select! {
                 changed = self.phase.changed() => if changed.is_err() { return false },
                 command = self.commands.recv() => match command {
                     Some(command) => self.apply(command, false),
                     None => return false,
                 },
-                () = sleep_until(until.into()), if may_connect => {}
+                () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {}
             }
         }
     }
@@ -163,6 +222,7 @@ impl Task {
         let settings = self.settings.clone();
         let mut attempt = pin!(connect::connect(&settings));
         loop {
+            self.do_chores();
             select! {
                 connected = &mut attempt => return Some(connected),
                 changed = self.phase.changed() => {
@@ -179,7 +239,8 @@ impl Task {
     async fn serve(&mut self, mut connection: Connection) -> Option<LinkError> {
         self.came_up(&connection);
         let keep_alive = connection.connack.keep_alive.unwrap_or(self.settings.keep_alive);
-        let mut clock = Clock { keep_alive: KeepAlive::new(keep_alive, Instant::now()), next_drain: None };
+        let mut clock =
+            Clock { keep_alive: KeepAlive::new(keep_alive, Instant::now()), next_drain: None, pause: None, pauses: 0 };
         let mut commands = Vec::with_capacity(COMMANDS);
         // The CONNACK may have come with more behind it.
         if let Err(error) = self.receive(&mut connection, &mut clock) {
@@ -190,6 +251,7 @@ impl Task {
                 Phase::Closing(until) => Some(until),
                 Phase::Waiting | Phase::Open | Phase::Quiet => None,
             };
+            self.do_chores();
             if let Err(error) = self.fill(&mut connection, &mut clock) {
                 return Some(error);
             }
@@ -202,7 +264,7 @@ impl Task {
                 self.disconnect(connection).await;
                 return None;
             }
-            let deadline = [clock.keep_alive.deadline(), clock.next_drain, closing].into_iter().flatten().min();
+            let deadline = self.deadline(&clock, closing);
             select! {
                 turn = connection.wire.turn() => match turn {
                     Ok(Turn::Read) => if let Err(error) = self.receive(&mut connection, &mut clock) {
@@ -222,48 +284,89 @@ impl Task {
                 }
                 changed = self.phase.changed() => if changed.is_err() { return None },
                 () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {
-                    match clock.keep_alive.due(Instant::now()) {
-                        Due::Nothing => {}
-                        Due::Ping => {
-                            if let Err(error) = connection.codec.ping(&mut connection.wire.outbound) {
-                                return Some(LinkError::NotMqtt(format!("PINGREQ: {error}")));
-                            }
-                        }
-                        Due::GiveUp(silence) => return Some(LinkError::Silent(silence)),
+                    if let Err(error) = self.time_passed(&mut connection, &mut clock) {
+                        return Some(error);
                     }
                 }
             }
         }
     }
 
+    /// When something is due, whatever the socket does.
+    fn deadline(&self, clock: &Clock, closing: Option<Instant>) -> Option<Instant> {
+        let hold = self.disk.as_ref().and_then(|_| self.session.oldest_held()).map(|since| since + HOLD);
+        let due = [
+            clock.keep_alive.deadline(),
+            clock.next_drain,
+            clock.pause,
+            closing,
+            self.session.look_at(),
+            self.suspects.next_deadline(),
+            self.sweep_at,
+            hold,
+        ];
+        due.into_iter().flatten().min()
+    }
+
+    /// Looks at everything that may be due on a connection.
+    fn time_passed(&mut self, connection: &mut Connection, clock: &mut Clock) -> Result<(), LinkError> {
+        let now = Instant::now();
+        match clock.keep_alive.due(now) {
+            Due::Nothing => {}
+            Due::Ping => self.ping(connection, clock, now)?,
+            Due::GiveUp(silence) => return Err(LinkError::Silent(silence)),
+        }
+        if self.session.look_at().is_some_and(|at| at <= now) {
+            match self.session.overdue(now) {
+                Overdue::GiveUp(request) => return Err(self.unanswered(&request)),
+                // MQTT 5 forbids to repeat on the same connection (MQTT-4.4.0-1).
+                Overdue::Repeat(_) if self.settings.protocol == Version::V5 => {}
+                Overdue::Repeat(packet_ids) => self.repeat(&packet_ids, connection)?,
+            }
+        }
+        self.store_held(now);
+        Ok(())
+    }
+
+    /// What has to be done from time to time, with a connection and without.
+    fn do_chores(&mut self) {
+        self.read_outbox();
+        if let (Some(at), Some(max_age)) = (self.sweep_at, self.settings.max_age)
+            && at <= Instant::now()
+        {
+            self.sweep_at = Some(Instant::now() + SWEEP);
+            while let Some((seq, entry)) = self.outbox.take_older(max_age) {
+                let age = humantime::format_duration(rounded(max_age));
+                self.give_up(seq, entry, format!("it waited longer than {age} (`outbox.max_age`)"), None);
+            }
+        }
+    }
+
     fn came_up(&mut self, connection: &Connection) {
         let connack = &connection.connack;
-        let requests = if connack.session_present {
-            self.session.resume(connack.receive_maximum)
+        self.rules.announced(connack);
+        if connack.session_present {
+            self.session.resume(connack.receive_maximum);
         } else {
             self.session.restart(connack.receive_maximum);
             self.outbox.rewind();
-            self.at_broker.clear();
-            Vec::new()
-        };
-        // The broker may keep a session of an earlier run, whose subscriptions this run does not know.
-        if !connack.session_present || self.connections == 0 {
-            self.requests = self.router.all().into_iter().map(Request::Subscribe).collect();
-        } else {
-            for request in requests.into_iter().rev() {
-                if !self.requests.iter().any(|newer| newer.filter() == request.filter()) {
-                    self.requests.push_front(request);
-                }
-            }
+            self.forget_broker();
         }
-        self.outbox.mark_backlog();
+        self.refused.clone_from(&self.banned);
+        self.needs_plan = true;
+        self.outbox.went_up();
+        self.suspects.connected(Instant::now());
         self.connections += 1;
         let state = LinkState::Up { number: self.connections, session_present: connack.session_present };
         self.status.send_replace(LinkStatus { state, since: Instant::now() });
         info!("connect success: {}", connection.info);
     }
 
-    fn went_down(&mut self, error: &LinkError) {
+    fn went_down(&mut self, error: &LinkError, stood: Option<Duration>) {
+        if stood.is_some() {
+            self.outbox.went_down();
+            self.blame(error);
+        }
         if !self.settings.store_qos0 {
             for entry in self.outbox.take_qos0() {
                 self.drop_qos0(&entry);
@@ -275,53 +378,58 @@ impl Task {
 
     fn apply(&mut self, command: Command, connected: bool) {
         match command {
-            Command::Attach(id, mailbox, tracked) => {
-                self.clients.insert(id, Registered { mailbox, tracked, dropped: 0 });
-            }
-            Command::Detach(id) => {
-                self.clients.remove(&id);
-                let filters = self.router.remove(id);
-                // While the host ends, the session keeps its subscriptions for the next run.
-                if !self.is_ending() {
-                    filters.into_iter().for_each(|filter| self.request(Request::Unsubscribe(filter)));
-                }
-            }
+            Command::Attach(id, attached) => self.attach(id, *attached),
+            Command::Detach(id) => self.detach(id),
+            Command::Forget(id) => self.forget(id),
+            Command::Away(id, away) => self.set_away(id, away),
             Command::Publish(entry) => {
                 if connected || entry.message.qos == Qos::AtLeastOnce || self.settings.store_qos0 {
-                    self.outbox.push(entry);
+                    self.take(entry);
                 } else {
                     self.drop_qos0(&entry);
                 }
             }
-            Command::Subscribe(id, filter, qos) => {
-                let of = |request: &Request| request.filter() == Some(&filter);
-                let asked = self.requests.iter().any(of) || self.session.requests().any(of);
-                let subscription = self.router.subscribe(id, filter, qos, asked);
-                self.request(Request::Subscribe(subscription));
+            Command::MakeRoom(id, bytes) => {
+                self.outbox.owe(id, bytes);
+                self.pay(id);
             }
-            Command::Unsubscribe(id, filter) => {
-                if let Some(filter) = self.router.unsubscribe(id, &filter) {
-                    self.request(Request::Unsubscribe(filter));
-                }
-            }
-            Command::Handled(token) => self.session.handled(token),
-            Command::Abandoned(token) => {
-                // While the host ends, what nobody handled stays with the broker.
-                if !self.is_ending() {
-                    warn!("a QoS 1 message was given up: the plugin it was for is gone");
-                    self.session.handled(token);
-                }
-            }
+            Command::CallEnd(id, token, reply) => self.call_ended(id, token, reply),
+            Command::Subscribe(id, filter, qos) => self.subscribe(id, filter, qos),
+            Command::Unsubscribe(id, filter) => self.unsubscribe(id, &filter),
+            Command::Handled(id, token) => self.handled(id, token),
+            Command::Abandoned(id, token) => self.abandoned(id, token),
+            Command::More(id) => self.read_inbox(id),
+            Command::Report(report) => self.report(report),
         }
     }
 
-    /// Only the newest request for a filter matters.
-    fn request(&mut self, request: Request) {
-        self.requests.retain(|older| older.filter() != request.filter());
-        let needless = matches!(&request, Request::Unsubscribe(filter) if !self.at_broker.contains(filter));
-        if !needless {
-            self.requests.push_back(request);
+    fn attach(&mut self, id: SubscriberId, attached: Attached) {
+        let Attached { name, mailbox, share, held, inbox_bytes, tracked } = attached;
+        // What an earlier run, or an earlier client of this name, left is on disk only.
+        let returns = self.clients.contains_key(&id) && self.disk.is_some() && name.is_some();
+        let overflow = if returns { Overflow::everything() } else { Overflow::default() };
+        if let (Some(mailbox), true) = (&mailbox, returns) {
+            mailbox.set_overflows(true);
         }
+        if let (Some(disk), Some(name)) = (&self.disk, &name) {
+            disk.journal.limit_inbox(name.clone(), inbox_bytes);
+        }
+        let client = Registered { name, mailbox, is_away: false, overflow, share, held, tracked, dropped: 0 };
+        self.clients.insert(id, client);
+    }
+
+    fn detach(&mut self, id: SubscriberId) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        if client.name.is_some() {
+            // Its subscriptions and what comes for it stay.
+            client.mailbox = None;
+            return;
+        }
+        // While the host ends, the session keeps its subscriptions for the next run.
+        if !self.is_ending() {
+            self.forget(id);
+        }
+        self.clients.remove(&id);
     }
 
     fn is_ending(&self) -> bool {
@@ -340,18 +448,8 @@ impl Task {
     }
 
     fn notify(&self, id: SubscriberId, notice: Notice) {
-        if let Some(client) = self.clients.get(&id) {
-            client.mailbox.notify(notice);
-        }
-    }
-}
-
-impl Request {
-    fn filter(&self) -> Option<&TopicFilter> {
-        match self {
-            Self::Subscribe(subscription) => Some(&subscription.filter),
-            Self::Unsubscribe(filter) => Some(filter),
-            Self::Publish(_) => None,
+        if let Some(mailbox) = self.clients.get(&id).and_then(|client| client.mailbox.as_ref()) {
+            mailbox.notify(notice);
         }
     }
 }

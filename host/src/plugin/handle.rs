@@ -15,7 +15,10 @@ use super::{
     lifecycle::State,
     task::{Task, load},
 };
-use crate::{config::PluginConfig, link::Link};
+use crate::{
+    config::PluginConfig,
+    link::{Link, WhenFull},
+};
 
 /// A running plugin, as the host sees it.
 #[derive(Debug)]
@@ -69,6 +72,8 @@ pub struct LinkFacts {
     pub client_id: String,
     /// The largest payload, in bytes.
     pub max_payload: u32,
+    /// What becomes of a message that finds no room in the outbox.
+    pub when_full: WhenFull,
 }
 
 impl PluginHandle {

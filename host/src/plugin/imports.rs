@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     grants::Grants,
-    link::{Client, NotTaken},
+    link::{Breach, Client, Delivery, NotTaken},
     message::{Message, Properties, Qos},
     rate::Bucket,
     topic::{TopicFilter, TopicName},
@@ -44,6 +44,8 @@ pub(super) struct Lent {
     subscriptions: BTreeSet<TopicFilter>,
     /// Refusals, each logged once.
     refused: BTreeSet<String>,
+    /// When a publish of this call has to stop waiting for room.
+    patience: Instant,
 }
 
 /// What a plugin is told about itself, and may do.
@@ -99,10 +101,22 @@ impl GuestState {
 
 impl Lent {
     pub(super) fn new(client: Client, about: Arc<About>, bucket: Bucket) -> Self {
-        Self { client, about, bucket, subscriptions: BTreeSet::new(), refused: BTreeSet::new() }
+        let patience = Instant::now();
+        Self { client, about, bucket, subscriptions: BTreeSet::new(), refused: BTreeSet::new(), patience }
     }
 
-    fn publish(&mut self, message: types::MessageResult) -> Result<u32, mqtt::PublishError> {
+    /// A call begins that may take so long. A publish that waits for room leaves the guest
+    /// a tenth of that to make something of the refusal.
+    pub(super) fn call_begins(&mut self, deadline: Duration) {
+        self.patience = Instant::now() + deadline * 9 / 10;
+    }
+
+    /// A call has ended, and has handled a message.
+    pub(super) async fn call_ended(&self, handled: Option<Delivery>) {
+        self.client.end_call(handled).await;
+    }
+
+    async fn publish(&mut self, message: types::MessageResult) -> Result<u32, mqtt::PublishError> {
         let message = outbound(message)?;
         let topic = &message.topic;
         if !self.about.grants.allow_publish(topic) {
@@ -113,9 +127,12 @@ impl Lent {
         }
         self.bucket.take(Instant::now()).map_err(|wait| mqtt::PublishError::RateLimited(milliseconds(wait)))?;
         trace!(%topic, bytes = message.payload.len(), "publish");
-        self.client.publish(message).map_err(|error| match error {
-            NotTaken::TooLarge(limit) => mqtt::PublishError::TooLarge(limit),
+        self.client.publish(message, self.patience).await.map_err(|error| match error {
+            NotTaken::Breach(Breach::TooLarge(limit)) => mqtt::PublishError::TooLarge(limit),
+            NotTaken::Breach(Breach::InvalidTopic(why)) => mqtt::PublishError::InvalidTopic(why),
+            NotTaken::Breach(Breach::Unsupported(why)) => mqtt::PublishError::Unsupported(why),
             NotTaken::Full => mqtt::PublishError::OutboxFull,
+            NotTaken::Held(_) => mqtt::PublishError::Held(error.to_string()),
             NotTaken::Ended => mqtt::PublishError::Other(error.to_string()),
         })
     }
@@ -160,8 +177,8 @@ impl Lent {
 }
 
 impl mqtt::Host for GuestState {
-    fn publish(&mut self, message: types::MessageResult) -> wasmtime::Result<Result<u32, mqtt::PublishError>> {
-        Ok(self.lent()?.publish(message))
+    async fn publish(&mut self, message: types::MessageResult) -> wasmtime::Result<Result<u32, mqtt::PublishError>> {
+        Ok(self.lent()?.publish(message).await)
     }
 
     fn subscribe(&mut self, filter: String, qos: types::Qos) -> wasmtime::Result<Result<(), mqtt::SubscribeError>> {

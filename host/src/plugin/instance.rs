@@ -15,7 +15,7 @@ use super::{
     bindings::{
         Plugin,
         alphorn::plugin::types::{MessageParam, PropertiesParam, UserPropertyParam},
-        exports::alphorn::plugin::guest::{Delivery, Event, Failure, StartInfo, StopReason},
+        exports::alphorn::plugin::guest::{self, Event, Failure, StartInfo, StopReason},
     },
     component::Loaded,
     engine::Engine,
@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     config::Limits,
+    link::Delivery,
     message::{Message, Properties},
 };
 
@@ -79,6 +80,13 @@ impl Instance {
         self.store.data_mut().lent = Some(lent);
     }
 
+    /// A call has ended well, and has handled a message: what it published is to last.
+    pub(super) async fn call_ended(&mut self, handled: Option<Delivery>) {
+        if let Some(lent) = &self.store.data_mut().lent {
+            lent.call_ended(handled).await;
+        }
+    }
+
     /// Takes that back.
     pub(super) fn take_back(&mut self) -> Option<Lent> {
         self.store.data_mut().lent.take()
@@ -90,6 +98,7 @@ impl Instance {
 
     pub(super) async fn start(&mut self, start: StartInfo<'_>) -> Result<(), Fault> {
         let deadline = self.limits.start_deadline;
+        self.begins(deadline);
         let call = self.guest.alphorn_plugin_guest().call_start(&mut self.store, start);
         let result = guarded(&self.engine, deadline, call).await;
         self.judge(result)?.map_err(Fault::Start)
@@ -109,8 +118,9 @@ impl Instance {
             retain: message.retain,
             properties: message.properties.as_deref().map(|properties| inbound(properties, &pairs)),
         };
-        let delivery = Delivery { message, attempt, redelivered };
+        let delivery = guest::Delivery { message, attempt, redelivered };
         let deadline = self.limits.deadline;
+        self.begins(deadline);
         let call = self.guest.alphorn_plugin_guest().call_on_message(&mut self.store, delivery);
         let result = guarded(&self.engine, deadline, call).await;
         self.judge(result)
@@ -118,6 +128,7 @@ impl Instance {
 
     pub(super) async fn on_timer(&mut self, timer: u32, missed: u32) -> Result<Result<(), String>, Fault> {
         let deadline = self.limits.deadline;
+        self.begins(deadline);
         let call = self.guest.alphorn_plugin_guest().call_on_timer(&mut self.store, timer, missed);
         let result = guarded(&self.engine, deadline, call).await;
         self.judge(result)
@@ -125,6 +136,7 @@ impl Instance {
 
     pub(super) async fn on_event(&mut self, event: Event<'_>) -> Result<(), Fault> {
         let deadline = self.limits.deadline;
+        self.begins(deadline);
         let call = self.guest.alphorn_plugin_guest().call_on_event(&mut self.store, event);
         let result = guarded(&self.engine, deadline, call).await;
         self.judge(result)
@@ -132,9 +144,16 @@ impl Instance {
 
     pub(super) async fn stop(&mut self, reason: StopReason) -> Result<Result<Option<Vec<u8>>, String>, Fault> {
         let deadline = self.limits.deadline;
+        self.begins(deadline);
         let call = self.guest.alphorn_plugin_guest().call_stop(&mut self.store, reason);
         let result = guarded(&self.engine, deadline, call).await;
         self.judge(result)
+    }
+
+    fn begins(&mut self, deadline: Duration) {
+        if let Some(lent) = &mut self.store.data_mut().lent {
+            lent.call_begins(deadline);
+        }
     }
 
     /// A guest that was refused memory usually traps over it; the cause is worth more than the trap.

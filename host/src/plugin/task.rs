@@ -22,10 +22,11 @@ use super::{
     imports::{About, Lent},
     instance::{Fault, Instance},
     lifecycle::{After, Faults, State, retry_pause},
+    retries::Retries,
 };
 use crate::{
     config::PluginConfig,
-    link::{ClientOptions, Delivery, Item, Link, LinkState, LinkStatus, Mailbox, Notice},
+    link::{ClientOptions, Delivery, Item, Link, LinkState, LinkStatus, Mailbox, Notice, WhenFull},
     rate::Bucket,
 };
 
@@ -35,6 +36,7 @@ pub(super) struct Task {
     engine: Engine,
     link: Arc<Link>,
     max_payload: u32,
+    when_full: WhenFull,
     status: watch::Receiver<LinkStatus>,
     /// The link's last state the guest was told: the number of the connection, if there was one.
     seen: Option<Option<u32>>,
@@ -47,20 +49,13 @@ pub(super) struct Task {
     spare: Option<(Lent, Mailbox)>,
     restart_at: Option<Instant>,
     faults: Faults,
-    /// A message that has to be tried again.
-    retry: Option<Retry>,
+    /// Messages that have to be tried again, and those behind them.
+    retries: Retries<Delivery>,
 }
 
 struct Running {
     instance: Instance,
     mailbox: Mailbox,
-}
-
-struct Retry {
-    delivery: Delivery,
-    /// The attempt to come.
-    attempt: u32,
-    at: Instant,
 }
 
 /// What the task does next.
@@ -97,6 +92,7 @@ impl Task {
             status: link.status(),
             link,
             max_payload: facts.max_payload,
+            when_full: facts.when_full,
             seen: None,
             requests,
             state,
@@ -104,7 +100,7 @@ impl Task {
             running: None,
             spare: None,
             restart_at: None,
-            retry: None,
+            retries: Retries::new(),
         }
     }
 
@@ -127,12 +123,17 @@ impl Task {
                 Next::Link => self.tell_link().await,
                 Next::Timer => self.fire_timers().await,
                 Next::Retry => {
-                    if let Some(retry) = self.retry.take() {
-                        self.handle(retry.delivery, retry.attempt).await;
+                    if let Some((delivery, attempt)) = self.retries.take(Instant::now()) {
+                        self.handle(delivery, attempt).await;
                     }
                 }
                 Next::Restart => self.restart().await,
-                Next::Item(Some(Item::Message(delivery))) => self.handle(delivery, 1).await,
+                Next::Item(Some(Item::Message(delivery))) => {
+                    let topic = delivery.message.topic.clone();
+                    if let Some(delivery) = self.retries.behind(&topic, delivery) {
+                        self.handle(delivery, 1).await;
+                    }
+                }
                 Next::Item(Some(Item::Notice(notice))) => self.tell(notice).await,
             }
         }
@@ -141,8 +142,7 @@ impl Task {
     async fn next(&mut self) -> Next {
         let link_changed = self.running.is_some() && self.seen != Some(self.status.borrow().connection());
         let timer = self.running.as_mut().and_then(|running| running.instance.timers().next());
-        let retry = self.retry.as_ref().filter(|_| self.running.is_some()).map(|retry| retry.at);
-        let waiting = self.retry.is_some();
+        let retry = self.retries.next().filter(|_| self.running.is_some());
         let at = |instant: Option<Instant>| sleep_until(instant.unwrap_or_else(Instant::now).into());
         select! {
             biased;
@@ -154,7 +154,7 @@ impl Task {
                 select! {
                     () = at(timer), if timer.is_some() => Next::Timer,
                     () = at(retry), if retry.is_some() => Next::Retry,
-                    item = receive(self.running.as_mut()), if self.running.is_some() && !waiting => Next::Item(item),
+                    item = receive(self.running.as_mut()), if self.running.is_some() => Next::Item(item),
                     else => std::future::pending().await,
                 }
             } => next,
@@ -204,8 +204,12 @@ impl Task {
         handed_over: Option<&[u8]>,
     ) -> Result<(), Fault> {
         let (lent, mailbox) = self.spare.take().unwrap_or_else(|| self.register());
+        lent.client.set_away(false);
         instance.lend(lent);
         let started = instance.start(StartInfo { reason, previous_version, handed_over }).await;
+        if started.is_ok() {
+            instance.call_ended(None).await;
+        }
         self.running = Some(Running { instance, mailbox });
         // Whatever the link's state is, this instance has not been told.
         self.seen = None;
@@ -218,10 +222,13 @@ impl Task {
     /// Makes the plugin a client of the link.
     fn register(&mut self) -> (Lent, Mailbox) {
         let limits = &self.config.limits;
-        let (client, mailbox) = self.link.client(ClientOptions {
+        let (client, mailbox) = self.link.client(&ClientOptions {
+            name: Some(self.about.name.as_str().into()),
             outbox_bytes: limits.outbox_bytes,
+            when_full: self.when_full,
             mailbox_messages: limits.mailbox_messages,
             mailbox_bytes: limits.mailbox_bytes,
+            inbox_bytes: limits.inbox_bytes,
             tracked: false,
         });
         (Lent::new(client, self.about.clone(), Bucket::new(limits.publish_rate, Instant::now())), mailbox)
@@ -250,11 +257,17 @@ impl Task {
         }
     }
 
-    /// No instance and no part in the link any more, until another version comes.
+    /// No instance any more, until another version comes. Where there is a disk, messages
+    /// gather in the inbox meanwhile; else it has no part in the link.
     fn give_up(&mut self, reason: String) {
-        self.retry = None;
-        self.spare = None;
         self.restart_at = None;
+        match &self.spare {
+            Some((lent, _)) if lent.client.is_durable() => lent.client.set_away(true),
+            _ => {
+                self.retries.clear();
+                self.spare = None;
+            }
+        }
         self.enter(State::Failed(reason));
     }
 
@@ -308,8 +321,10 @@ impl Task {
     async fn stop_for_swap(&mut self) -> Result<Option<Vec<u8>>, SwapError> {
         let Some(running) = &mut self.running else { return Ok(None) };
         match running.instance.stop(StopReason::Swap).await {
-            Ok(Ok(handed_over)) => Ok(handed_over),
-            Ok(Err(refusal)) => Err(SwapError::Refused(refusal)),
+            Ok(result) => {
+                running.instance.call_ended(None).await;
+                result.map_err(SwapError::Refused)
+            }
             Err(fault) => {
                 self.fault(&fault);
                 Err(SwapError::Stop(fault.to_string()))
@@ -320,8 +335,12 @@ impl Task {
     async fn stop(&mut self, reason: StopReason) {
         if let Some(running) = &mut self.running {
             match running.instance.stop(reason).await {
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => warn!("stop: {error}"),
+                Ok(result) => {
+                    if let Err(error) = result {
+                        warn!("stop: {error}");
+                    }
+                    running.instance.call_ended(None).await;
+                }
                 Err(fault) => error!("the plugin failed in `stop`, {fault}"),
             }
         }
@@ -333,22 +352,26 @@ impl Task {
         let redelivered = delivery.redelivered || attempt > 1;
         let topic = delivery.message.topic.clone();
         match running.instance.on_message(&delivery.message, attempt, redelivered).await {
-            Ok(Ok(())) => delivery.handled(),
+            Ok(Ok(())) => running.instance.call_ended(Some(delivery)).await,
             Ok(Err(Failure::Drop(reason))) => {
                 warn!(%topic, "the plugin gave a message up: {reason}");
-                delivery.handled();
+                running.instance.call_ended(Some(delivery)).await;
             }
-            Ok(Err(Failure::Retry(reason))) => self.try_again(delivery, attempt, &reason),
+            Ok(Err(Failure::Retry(reason))) => {
+                running.instance.call_ended(None).await;
+                self.try_again(delivery, attempt, &reason);
+            }
             Err(fault) => {
                 self.try_again(delivery, attempt, &fault.to_string());
                 self.fault(&fault);
             }
         }
+        self.retries.done(&topic, Instant::now());
     }
 
     /// Puts a message off, or gives it up after the last attempt.
     fn try_again(&mut self, delivery: Delivery, attempt: u32, reason: &str) {
-        let topic = &delivery.message.topic;
+        let topic = delivery.message.topic.clone();
         if attempt >= self.config.limits.retry_max {
             error!(%topic, attempt, "a message was given up after its last attempt: {reason}");
             delivery.handled();
@@ -356,15 +379,19 @@ impl Task {
         }
         let pause = retry_pause(self.config.limits.retry_min, attempt + 1);
         warn!(%topic, attempt, "a message is tried again in {}: {reason}", humantime::format_duration(pause));
-        self.retry = Some(Retry { delivery, attempt: attempt + 1, at: Instant::now() + pause });
+        self.retries.hold(topic, delivery, attempt + 1, Instant::now() + pause);
     }
 
     async fn fire_timers(&mut self) {
         let Some(running) = &mut self.running else { return };
         let Some(fired) = running.instance.timers().fire(Instant::now()) else { return };
         match running.instance.on_timer(fired.id, fired.missed).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(timer = fired.id, "on-timer: {error}"),
+            Ok(result) => {
+                if let Err(error) = result {
+                    warn!(timer = fired.id, "on-timer: {error}");
+                }
+                running.instance.call_ended(None).await;
+            }
             Err(fault) => self.fault(&fault),
         }
     }
@@ -398,6 +425,10 @@ impl Task {
                 let undelivered = Undelivered { id: number, topic: &topic, reason: &reason };
                 self.event(Event::PublishDropped(undelivered)).await;
             }
+            Notice::Quarantined { number, topic, reason } => {
+                let undelivered = Undelivered { id: number, topic: &topic, reason: &reason };
+                self.event(Event::PublishQuarantined(undelivered)).await;
+            }
             Notice::SubscriptionRefused { filter, refusal } => {
                 let reason = refusal.to_string();
                 self.event(Event::SubscriptionRefused(Refused { subject: filter.as_str(), reason: &reason })).await;
@@ -409,8 +440,9 @@ impl Task {
 
     async fn event(&mut self, event: Event<'_>) {
         let Some(running) = &mut self.running else { return };
-        if let Err(fault) = running.instance.on_event(event).await {
-            self.fault(&fault);
+        match running.instance.on_event(event).await {
+            Ok(()) => running.instance.call_ended(None).await,
+            Err(fault) => self.fault(&fault),
         }
     }
 

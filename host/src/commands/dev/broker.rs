@@ -7,8 +7,8 @@ use std::{
 };
 
 use alphorn::{
-    config::{AWS_ALPN, Config, Overrides},
-    link::{Client, ClientOptions, Item, Link, Notice, TlsSettings},
+    config::{AWS_ALPN, Config, DiskConfig, Overrides},
+    link::{Client, ClientOptions, Item, Link, Notice, TlsSettings, WhenFull},
     message::Qos,
     topic::TopicFilter,
 };
@@ -45,6 +45,8 @@ impl Broker {
             identity: Some((files.device_cert.clone(), files.device_key.clone())),
             alpn: vec![AWS_ALPN.to_owned()],
         };
+        // What a device keeps for years, this keeps as long as the broker does.
+        config.disk = config.disk.map(|disk| DiskConfig { folder: folder.path().join("data"), ..disk });
         // Of other folders than the first, and of what a device keeps: not of a session like this.
         config.plugins.clear();
         config.warnings.clear();
@@ -92,8 +94,11 @@ async fn monitor(config: &Config, broker: &DevBroker) -> anyhow::Result<(Link, J
     settings.client_id = format!("{}-monitor", settings.client_id);
     settings.session_expiry = std::time::Duration::ZERO;
     settings.tls.identity = Some((files.monitor_cert.clone(), files.monitor_key.clone()));
-    let link = Link::start(settings)?;
-    let (client, mut mailbox) = link.client(ClientOptions {
+    let link = Link::start(settings, None)?;
+    let (client, mut mailbox) = link.client(&ClientOptions {
+        name: None,
+        when_full: WhenFull::DropNewest,
+        inbox_bytes: 0,
         outbox_bytes: 0,
         mailbox_messages: 100_000,
         mailbox_bytes: 64 * 1024 * 1024,

@@ -4,7 +4,7 @@ use bytes::BytesMut;
 pub(super) use rumqttc_v4::mqttbytes::v4::Packet;
 use rumqttc_v4::mqttbytes::{
     Error, QoS,
-    v4::{self, ConnectReturnCode, SubscribeReasonCode},
+    v4::{self, ConnectReturnCode, SubscribeFilter, SubscribeReasonCode},
 };
 
 use super::{Arrival, ConnAck, Connect, DecodeError, EncodeError, Inbound, NOT_AUTHORIZED, Refusal};
@@ -63,16 +63,16 @@ pub(super) fn publish(message: &Message, packet_id: u16, duplicate: bool) -> Pac
     })
 }
 
-pub(super) fn subscribe(packet_id: u16, to: &Subscription) -> Packet {
-    let mut packet = v4::Subscribe::new(to.filter.as_str(), qos(to.qos));
+pub(super) fn subscribe(packet_id: u16, to: &[Subscription]) -> Packet {
+    let filters = to.iter().map(|to| SubscribeFilter { path: to.filter.to_string(), qos: qos(to.qos) });
+    let mut packet = v4::Subscribe::new_many(filters);
     packet.pkid = packet_id;
     Packet::Subscribe(packet)
 }
 
-pub(super) fn unsubscribe(packet_id: u16, filter: &TopicFilter) -> Packet {
-    let mut packet = v4::Unsubscribe::new(filter.as_str());
-    packet.pkid = packet_id;
-    Packet::Unsubscribe(packet)
+pub(super) fn unsubscribe(packet_id: u16, filters: &[TopicFilter]) -> Packet {
+    let topics = filters.iter().map(ToString::to_string).collect();
+    Packet::Unsubscribe(v4::Unsubscribe { pkid: packet_id, topics })
 }
 
 pub(super) fn puback(packet_id: u16) -> Packet {
@@ -89,6 +89,11 @@ fn inbound(packet: Packet) -> Result<Inbound, DecodeError> {
                 keep_alive: None,
                 client_id: None,
                 subscription_identifiers: false,
+                max_qos: Qos::AtLeastOnce,
+                retain: true,
+                wildcards: true,
+                shared: true,
+                session_expiry: None,
             }),
             code => Err(connect_refusal(code as u8)),
         }),

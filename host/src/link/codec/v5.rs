@@ -94,18 +94,18 @@ pub(super) fn publish(message: &Message, packet_id: u16, duplicate: bool) -> Pac
     })
 }
 
-pub(super) fn subscribe(packet_id: u16, to: &Subscription, identify: bool) -> Packet {
-    let properties =
-        identify.then(|| SubscribeProperties { id: Some(to.identifier as usize), user_properties: Vec::new() });
-    let mut packet = v5::Subscribe::new(SubscribeFilter::new(to.filter.as_str(), qos(to.qos)), properties);
+pub(super) fn subscribe(packet_id: u16, to: &[Subscription], identify: bool) -> Packet {
+    let identifier = to.first().filter(|_| identify).map(|to| to.identifier as usize);
+    let properties = identifier.map(|id| SubscribeProperties { id: Some(id), user_properties: Vec::new() });
+    let filters = to.iter().map(|to| SubscribeFilter::new(to.filter.as_str(), qos(to.qos)));
+    let mut packet = v5::Subscribe::new_many(filters, properties);
     packet.pkid = packet_id;
     Packet::Subscribe(packet)
 }
 
-pub(super) fn unsubscribe(packet_id: u16, filter: &TopicFilter) -> Packet {
-    let mut packet = v5::Unsubscribe::new(filter.as_str(), None);
-    packet.pkid = packet_id;
-    Packet::Unsubscribe(packet)
+pub(super) fn unsubscribe(packet_id: u16, filters: &[TopicFilter]) -> Packet {
+    let filters = filters.iter().map(ToString::to_string).collect();
+    Packet::Unsubscribe(v5::Unsubscribe { pkid: packet_id, filters, properties: None })
 }
 
 pub(super) fn puback(packet_id: u16) -> Packet {
@@ -157,6 +157,13 @@ fn connected(connack: v5::ConnAck) -> Result<ConnAck, Refusal> {
         max_packet: announced.and_then(|it| it.max_packet_size),
         keep_alive: announced.and_then(|it| it.server_keep_alive).map(|seconds| Duration::from_secs(seconds.into())),
         subscription_identifiers: announced.and_then(|it| it.subscription_identifiers_available) != Some(0),
+        max_qos: if announced.and_then(|it| it.max_qos) == Some(0) { Qos::AtMostOnce } else { Qos::AtLeastOnce },
+        retain: announced.and_then(|it| it.retain_available) != Some(0),
+        wildcards: announced.and_then(|it| it.wildcard_subscription_available) != Some(0),
+        shared: announced.and_then(|it| it.shared_subscription_available) != Some(0),
+        session_expiry: announced
+            .and_then(|it| it.session_expiry_interval)
+            .map(|seconds| Duration::from_secs(seconds.into())),
         client_id: properties.and_then(|it| it.assigned_client_identifier),
     })
 }

@@ -1,21 +1,21 @@
-//! What arrives: messages, and the broker's answers.
+//! What arrives: the broker's packets, told apart.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
 use super::{
     super::{
-        Phase,
-        client::{Acknowledgement, Notice},
-        codec::{Arrival, Inbound, Refusal, Version},
+        client::Notice,
+        codec::{Inbound, Refusal, Version},
         connect::{Connection, RECEIVE_MAXIMUM},
         error::LinkError,
         session::Request,
+        suspects::Item,
     },
     Clock, Task,
 };
-use crate::message::Qos;
+use crate::outbox::Seq;
 
 /// MQTT 3.1.1 has no way to announce a window; more unacknowledged messages than this
 /// no broker sends (mosquitto 20, AWS IoT Core 100).
@@ -24,16 +24,24 @@ const TOLERATED_UNACKNOWLEDGED: usize = 1000;
 impl Task {
     /// Takes in all packets that are whole.
     pub(super) fn receive(&mut self, connection: &mut Connection, clock: &mut Clock) -> Result<(), LinkError> {
+        let now = Instant::now();
         while let Some(inbound) = connection.codec.decode(&mut connection.wire.inbound)? {
-            clock.keep_alive.received(Instant::now());
+            clock.keep_alive.received(now);
             match inbound {
-                Inbound::Publish(arrival) => self.arrived(arrival)?,
-                Inbound::PubAck { packet_id, result } => self.acknowledged(packet_id, result),
-                Inbound::SubAck { packet_id, results } => self.subscribed(packet_id, results),
-                Inbound::UnsubAck { packet_id } => {
-                    self.session.end(packet_id);
-                }
-                Inbound::PingResp => {}
+                Inbound::Publish(arrival) => self.arrived(arrival, now)?,
+                Inbound::PubAck { packet_id, result } => match self.session.end(packet_id) {
+                    Some(Request::Publish(seq)) => self.acknowledged(seq, result, clock, now),
+                    _ => debug!(packet_id, "an acknowledgement for nothing in flight"),
+                },
+                Inbound::SubAck { packet_id, results } => match self.session.end(packet_id) {
+                    Some(Request::Subscribe(subscriptions)) => self.subscribed(subscriptions, results),
+                    _ => debug!(packet_id, "a SUBACK for nothing in flight"),
+                },
+                Inbound::UnsubAck { packet_id } => match self.session.end(packet_id) {
+                    Some(Request::Unsubscribe(filters)) => self.unsubscribed(filters),
+                    _ => debug!(packet_id, "an UNSUBACK for nothing in flight"),
+                },
+                Inbound::PingResp => self.suspects.ponged(now),
                 Inbound::Disconnect(refusal) => return Err(LinkError::Disconnected(refusal)),
                 Inbound::ConnAck(_) => return Err(LinkError::NotMqtt("a second CONNACK".into())),
                 Inbound::Unexpected(name) => {
@@ -53,82 +61,41 @@ impl Task {
         Ok(())
     }
 
-    fn arrived(&mut self, arrival: Arrival) -> Result<(), LinkError> {
-        let Arrival { message, packet_id, duplicate, identifiers } = arrival;
-        if !matches!(*self.phase.borrow(), Phase::Open) {
-            return Ok(());
+    fn acknowledged(&mut self, seq: Seq, result: Result<(), Refusal>, clock: &mut Clock, now: Instant) {
+        if let Some(entry) = self.outbox.in_flight(seq) {
+            self.suspects.answered(&Item::publish(entry));
         }
-        let token = match message.qos {
-            Qos::AtMostOnce => None,
-            Qos::AtLeastOnce => match self.session.arrived(packet_id, duplicate) {
-                Some(token) => Some(token),
-                None => return Ok(()),
-            },
-        };
-        self.router.find(&message.topic, &identifiers, message.retain, &mut self.found);
-        let mut receivers = 0;
-        for id in &self.found {
-            let Some(client) = self.clients.get_mut(id) else {
-                continue;
-            };
-            let acknowledgement = token.map(|token| Acknowledgement { token, commands: self.own_commands.upgrade() });
-            if token.is_none() && !client.mailbox.has_room(message.cost()) {
-                client.dropped += 1;
-                if client.dropped.is_power_of_two() {
-                    warn!(client = id, dropped = client.dropped, topic = %message.topic, "a mailbox is full: QoS 0 messages were dropped");
-                }
-            } else {
-                // One that is just gone gives the message up, and says so like any other.
-                client.mailbox.deliver(message.clone(), duplicate, acknowledgement);
-                receivers += 1;
-            }
-        }
-        if token.is_some() {
-            self.session.went_to(receivers);
-        }
-        if receivers == 0 {
-            debug!(topic = %message.topic, "a message arrived that nobody here takes");
-        }
-        Ok(())
-    }
-
-    fn acknowledged(&mut self, packet_id: u16, result: Result<(), Refusal>) {
-        let Some(Request::Publish(place)) = self.session.end(packet_id) else {
-            debug!(packet_id, "an acknowledgement for nothing in flight");
-            return;
-        };
-        let entry = self.outbox.settle(place);
         match result {
-            Err(refusal) => self.undeliverable(entry, refusal.to_string(), Some(refusal.code)),
+            Err(refusal) if refusal.is_transient() => {
+                let pause = pause(clock.pauses);
+                clock.pauses = clock.pauses.saturating_add(1);
+                clock.pause = Some(now + pause);
+                warn!(
+                    "the broker asks for a pause: {refusal}; sending goes on in {}",
+                    humantime::format_duration(pause)
+                );
+                self.outbox.put_back(seq);
+            }
+            Err(refusal) => {
+                if let Some(entry) = self.outbox.settle(seq) {
+                    self.give_up(seq, entry, refusal.to_string(), Some(refusal.code));
+                }
+            }
             Ok(()) => {
-                if let Some(entry) = entry.filter(|entry| entry.tracked) {
+                clock.pauses = 0;
+                let Some(entry) = self.outbox.settle(seq) else { return };
+                self.settled(seq, &entry);
+                if entry.tracked {
                     self.notify(entry.owner, Notice::Published(entry.number));
                 }
             }
         }
     }
+}
 
-    fn subscribed(&mut self, packet_id: u16, results: Vec<Result<Qos, Refusal>>) {
-        let Some(Request::Subscribe(subscription)) = self.session.end(packet_id) else {
-            return;
-        };
-        let filter = subscription.filter;
-        let subscribers: Vec<_> = self.router.subscribers(&filter).collect();
-        match results.into_iter().next() {
-            Some(Err(refusal)) => {
-                warn!(%filter, "the broker refused a subscription: {refusal}");
-                for id in subscribers {
-                    self.notify(id, Notice::SubscriptionRefused { filter: filter.clone(), refusal: refusal.clone() });
-                }
-            }
-            Some(Ok(_)) | None => {
-                debug!(%filter, "subscribed");
-                for id in subscribers {
-                    if self.clients.get(&id).is_some_and(|client| client.tracked) {
-                        self.notify(id, Notice::Subscribed(filter.clone()));
-                    }
-                }
-            }
-        }
-    }
+/// How long not to send, after so many pauses in a row.
+fn pause(pauses: u32) -> Duration {
+    const FIRST: Duration = Duration::from_secs(1);
+    const LONGEST: Duration = Duration::from_secs(30);
+    FIRST.saturating_mul(2u32.saturating_pow(pauses)).min(LONGEST)
 }

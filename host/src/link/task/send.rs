@@ -1,105 +1,203 @@
-//! What leaves: acknowledgements, subscriptions, messages.
+//! What leaves: acknowledgements, requests, messages. Everything is sent from here.
 
 use std::time::Instant;
 
 use tracing::warn;
 
 use super::{
-    super::{client::Notice, connect::Connection, error::LinkError, session::Request},
+    super::{
+        client::Notice, codec::EncodeError, connect::Connection, error::LinkError, session::Request, suspects::Item,
+    },
     Clock, Task,
 };
-use crate::{message::Qos, outbox::Entry};
+use crate::{
+    message::Qos,
+    outbox::{Entry, Seq},
+    router::SubscriberId,
+};
 
 /// Bytes encoded ahead of the socket. More would only copy the outbox.
-const AHEAD: usize = 64 * 1024;
+pub(super) const AHEAD: usize = 64 * 1024;
+
+/// What became of the attempt to send one message.
+enum Sent {
+    /// There may be another one.
+    Yes,
+    /// Nothing may leave now.
+    No,
+}
 
 impl Task {
     /// Encodes what may leave now.
     pub(super) fn fill(&mut self, connection: &mut Connection, clock: &mut Clock) -> Result<(), LinkError> {
-        let unencodable = |error| LinkError::NotMqtt(format!("a packet can't be written: {error}"));
-        let out = &mut connection.wire.outbound;
+        let now = Instant::now();
         while let Some(packet_id) = self.session.next_acknowledgement() {
-            connection.codec.puback(packet_id, out).map_err(unencodable)?;
+            let written = connection.codec.puback(packet_id, &mut connection.wire.outbound);
+            written.map_err(|error| LinkError::NotMqtt(format!("a packet can't be written: {error}")))?;
         }
-        while self.session.takes_requests() && out.len() < AHEAD {
-            let Some(request) = self.requests.pop_front() else {
+        self.send_requests(connection, now)?;
+        clock.next_drain = clock.next_drain.filter(|at| *at > now);
+        clock.pause = clock.pause.filter(|at| *at > now);
+        while clock.pause.is_none() && connection.wire.outbound.len() < AHEAD {
+            if matches!(self.send_next(connection, clock, now), Sent::No) {
                 break;
-            };
-            let packet_id = self.session.begin(request.clone());
-            match request {
-                Request::Subscribe(subscription) => {
-                    let identify = connection.connack.subscription_identifiers;
-                    connection.codec.subscribe(packet_id, &subscription, identify, out).map_err(unencodable)?;
-                    self.at_broker.insert(subscription.filter);
-                }
-                Request::Unsubscribe(filter) => {
-                    connection.codec.unsubscribe(packet_id, &filter, out).map_err(unencodable)?;
-                    self.at_broker.remove(&filter);
-                }
-                Request::Publish(_) => {}
             }
         }
-        clock.next_drain = clock.next_drain.filter(|at| *at > Instant::now());
-        while connection.wire.outbound.len() < AHEAD && self.send_next(connection, clock) {}
+        if self.suspects.wants_ping() {
+            self.ping(connection, clock, now)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn ping(
+        &mut self,
+        connection: &mut Connection,
+        clock: &mut Clock,
+        now: Instant,
+    ) -> Result<(), LinkError> {
+        let written = connection.codec.ping(&mut connection.wire.outbound);
+        written.map_err(|error| LinkError::NotMqtt(format!("PINGREQ: {error}")))?;
+        clock.keep_alive.pinged(now);
+        self.suspects.pinged(now);
         Ok(())
     }
 
     /// Encodes the next message, if there is one that may leave.
-    fn send_next(&mut self, connection: &mut Connection, clock: &mut Clock) -> bool {
-        let Connection { wire, codec, .. } = connection;
-        if let Some((packet_id, place)) = self.session.next_again() {
-            if let Some(entry) = self.outbox.in_flight(place)
-                && let Err(error) = codec.publish(&entry.message, packet_id, true, &mut wire.outbound)
-            {
-                self.session.end(packet_id);
-                let entry = self.outbox.settle(place);
-                self.undeliverable(entry, error.to_string(), None);
-            }
-            return true;
+    fn send_next(&mut self, connection: &mut Connection, clock: &mut Clock, now: Instant) -> Sent {
+        if let Some((packet_id, seq)) = self.session.peek_again() {
+            return self.send_again(packet_id, seq, connection, clock, now);
         }
         if self.session.has_again() {
-            return false;
+            return Sent::No;
         }
-        let Some((place, entry, backlog)) = self.outbox.peek() else {
-            return false;
-        };
+        let (window, pace) = (self.session.window_is_open(), clock.next_drain.is_none());
+        let suspects = &mut self.suspects;
+        let head = self.outbox.peek(pace, |entry, _| {
+            (window || entry.message.qos == Qos::AtMostOnce) && suspects.may_send(&Item::publish(entry), now)
+        });
+        let Some(head) = head else { return Sent::No };
+        let (seq, entry, is_backlog) = (head.seq, head.entry, head.is_backlog);
         if entry.is_expired() {
-            let entry = self.outbox.pop();
-            self.undeliverable(entry, "its message expiry passed while it waited".into(), None);
-            return true;
+            if let Some((seq, entry)) = self.outbox.pop() {
+                self.give_up(seq, entry, "its message expiry passed while it waited".into(), None);
+            }
+            return Sent::Yes;
         }
-        let paced = backlog && !self.settings.drain_rate.is_unlimited();
+        if self.clients.get(&entry.owner).is_some_and(|client| client.held.holds(&entry.message.topic)) {
+            if let Some((seq, entry)) = self.outbox.pop() {
+                self.quarantine(seq, entry, "its topic is held back");
+            }
+            return Sent::Yes;
+        }
+        if let Err(until) = self.pace.allow(now, entry.message.payload.len()) {
+            clock.pause = Some(until);
+            return Sent::No;
+        }
         let at_least_once = entry.message.qos == Qos::AtLeastOnce;
-        if (paced && clock.next_drain.is_some()) || (at_least_once && !self.session.window_is_open()) {
-            return false;
-        }
-        let packet_id = if at_least_once { self.session.begin(Request::Publish(place)) } else { 0 };
+        let packet_id = if at_least_once { self.session.begin(Request::Publish(seq), now) } else { 0 };
         let message = entry.aged();
-        let written = codec.publish(message.as_ref().unwrap_or(&entry.message), packet_id, false, &mut wire.outbound);
-        match written {
-            Ok(()) if at_least_once => self.outbox.send(),
+        let message = message.as_ref().unwrap_or(&entry.message);
+        let Connection { wire, codec, .. } = connection;
+        match codec.publish(message, packet_id, false, &mut wire.outbound) {
             Ok(()) => {
-                if let Some(entry) = self.outbox.pop().filter(|entry| entry.tracked) {
-                    self.notify(entry.owner, Notice::Published(entry.number));
+                self.suspects.sent(Item::publish(entry), now);
+                if at_least_once {
+                    self.outbox.send();
+                } else if let Some((seq, entry)) = self.outbox.pop() {
+                    self.settled(seq, &entry);
+                    if entry.tracked {
+                        self.notify(entry.owner, Notice::Published(entry.number));
+                    }
                 }
             }
             Err(error) => {
                 self.session.end(packet_id);
-                let entry = self.outbox.pop();
-                self.undeliverable(entry, error.to_string(), None);
+                if let Some((seq, entry)) = self.outbox.pop() {
+                    self.unsendable(seq, entry, &error);
+                }
             }
         }
-        if paced {
-            clock.next_drain = Some(Instant::now() + self.settings.drain_rate.interval());
+        if is_backlog {
+            clock.next_drain = Some(now + self.settings.drain_rate.interval());
         }
-        true
+        Sent::Yes
     }
 
-    pub(super) fn undeliverable(&mut self, entry: Option<Entry>, reason: String, code: Option<u8>) {
-        let Some(entry) = entry else { return };
+    /// What an earlier connection has sent and the broker has not acknowledged.
+    fn send_again(
+        &mut self,
+        packet_id: u16,
+        seq: Seq,
+        connection: &mut Connection,
+        clock: &mut Clock,
+        now: Instant,
+    ) -> Sent {
+        let Some(entry) = self.outbox.in_flight(seq) else {
+            self.session.end(packet_id);
+            return Sent::Yes;
+        };
+        let item = Item::publish(entry);
+        if !self.suspects.may_send(&item, now) {
+            return Sent::No;
+        }
+        if let Err(until) = self.pace.allow(now, entry.message.payload.len()) {
+            clock.pause = Some(until);
+            return Sent::No;
+        }
+        match connection.codec.publish(&entry.message, packet_id, true, &mut connection.wire.outbound) {
+            Ok(()) => {
+                self.session.send_again(now);
+                self.suspects.sent(item, now);
+            }
+            Err(error) => {
+                self.session.end(packet_id);
+                if let Some(entry) = self.outbox.settle(seq) {
+                    self.unsendable(seq, entry, &error);
+                }
+            }
+        }
+        Sent::Yes
+    }
+
+    /// Sends requests again that the broker has not answered in time.
+    pub(super) fn repeat(&mut self, packet_ids: &[u16], connection: &mut Connection) -> Result<(), LinkError> {
+        for packet_id in packet_ids {
+            let Some(request) = self.session.request(*packet_id).cloned() else { continue };
+            warn!("the broker has not answered {} in time; it is sent again", name(&request));
+            match request {
+                Request::Publish(seq) => {
+                    let Some(entry) = self.outbox.in_flight(seq) else { continue };
+                    // It could be written once, so it can be written again.
+                    let _ = connection.codec.publish(&entry.message, *packet_id, true, &mut connection.wire.outbound);
+                }
+                request => self.write_request(&request, *packet_id, connection)?,
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn unanswered(&self, request: &Request) -> LinkError {
+        LinkError::Unanswered { what: name(request), times: 3, timeout: self.settings.operation_timeout }
+    }
+
+    fn unsendable(&mut self, seq: Seq, entry: Entry, error: &EncodeError) {
+        self.give_up(seq, entry, error.to_string(), None);
+    }
+
+    /// A message that was taken will not reach the broker.
+    pub(super) fn give_up(&mut self, seq: Seq, entry: Entry, reason: String, code: Option<u8>) {
+        self.settled(seq, &entry);
         let topic = entry.message.topic.to_string();
-        warn!(client = entry.owner, topic, "a message was dropped: {reason}");
+        let plugin = self.name(entry.owner);
+        warn!(client = entry.owner, plugin = plugin.as_deref(), topic, "a message was dropped: {reason}");
         self.notify(entry.owner, Notice::Dropped { number: entry.number, topic, reason, code });
+    }
+
+    /// The oldest messages of a client go, as long as it owes room.
+    pub(super) fn pay(&mut self, id: SubscriberId) {
+        while let Some((seq, entry)) = self.outbox.pay(id) {
+            self.give_up(seq, entry, "the outbox is full (`outbox.when_full = \"drop-oldest\"`)".into(), None);
+        }
     }
 
     pub(super) fn drop_qos0(&mut self, entry: &Entry) {
@@ -110,5 +208,14 @@ impl Task {
         if client.dropped.is_power_of_two() {
             warn!(client = entry.owner, dropped = client.dropped, topic = %entry.message.topic, "no connection: QoS 0 messages were dropped (`qos0_offline`)");
         }
+    }
+}
+
+/// The packet of a request, for people.
+fn name(request: &Request) -> &'static str {
+    match request {
+        Request::Publish(_) => "a PUBLISH",
+        Request::Subscribe(_) => "a SUBSCRIBE",
+        Request::Unsubscribe(_) => "an UNSUBSCRIBE",
     }
 }

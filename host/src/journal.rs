@@ -1,0 +1,332 @@
+//! The thread that writes the store. fsync happens here and nowhere else.
+//!
+//! Changes gather and are written in groups, so that flash is spared: what is queued when
+//! a call asks to be durable is one transaction, and what is only taken out waits for
+//! company. A message that is settled before it was written is never written at all.
+
+mod group;
+
+use std::{
+    fmt, io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+use self::group::Group;
+use crate::store::{Arrived, Change, Page, Store, Taken};
+
+/// `[outbox] commit`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Commit {
+    /// What a call published is durable before the plugin's next call.
+    Call,
+    /// What comes is written so much later, with what else has come.
+    Every(Duration),
+}
+
+/// How to write.
+#[derive(Debug, Clone, Copy)]
+pub struct JournalSettings {
+    /// When.
+    pub commit: Commit,
+}
+
+/// The journal's thread. Everything told to it is done in the order of telling.
+pub struct Journal {
+    orders: Sender<Order>,
+    thread: thread::JoinHandle<()>,
+}
+
+/// What the journal has to say.
+#[derive(Debug)]
+pub enum Report {
+    /// All that was told before this ticket is durable.
+    Durable(u64),
+    /// A part of a plugin's outbox.
+    Outbox {
+        /// The plugin's name.
+        owner: Arc<str>,
+        /// The messages.
+        page: Page<Taken>,
+    },
+    /// A part of a plugin's inbox.
+    Inbox {
+        /// The plugin's name.
+        plugin: Arc<str>,
+        /// The messages.
+        page: Page<Arrived>,
+    },
+    /// An inbox was full.
+    InboxDropped {
+        /// The plugin's name.
+        plugin: Arc<str>,
+        /// How many messages had to go.
+        messages: u64,
+    },
+    /// Writing fails; it is tried again.
+    Trouble(String),
+    /// Writing works again.
+    Recovered,
+}
+
+enum Order {
+    Change(Change),
+    Commit(Option<oneshot::Sender<bool>>, Option<u64>),
+    LoadOutbox(Arc<str>, u64, usize),
+    LoadInbox(Arc<str>, u64, usize),
+    LimitInbox(Arc<str>, usize),
+    Close,
+}
+
+/// What is only taken out waits so long for company.
+const LAZY: Duration = Duration::from_secs(1);
+
+/// And no more than so many changes wait.
+const MANY: usize = 1000;
+
+/// What is to be durable but that nobody waits for yet: a call that is under way.
+const SOON: Duration = Duration::from_millis(200);
+
+/// How often writing is tried while it fails.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// How often the clock is kept while messages wait.
+const TICK: Duration = Duration::from_secs(60);
+
+impl Journal {
+    /// Starts the thread. `disk_full` is set while nothing can be written.
+    pub fn start(
+        store: Store,
+        settings: JournalSettings,
+        disk_full: Arc<AtomicBool>,
+        report: impl Fn(Report) + Send + 'static,
+    ) -> io::Result<Self> {
+        let (orders, inbox) = channel();
+        let writer = Writer {
+            store,
+            commit: settings.commit,
+            disk_full,
+            report: Box::new(report),
+            group: Group::default(),
+            replies: Vec::new(),
+            tickets: Vec::new(),
+            loads: Vec::new(),
+            since: None,
+            trouble: None,
+        };
+        let thread = thread::Builder::new().name("alphorn-journal".into()).spawn(move || writer.run(&inbox))?;
+        Ok(Self { orders, thread })
+    }
+
+    /// Something is to be written.
+    pub fn change(&self, change: Change) {
+        self.order(Order::Change(change));
+    }
+
+    /// Everything told so far is to be durable. `reply` hears true then, or false at once if
+    /// the disk fails; `ticket` is reported only when it is durable.
+    pub fn commit(&self, reply: Option<oneshot::Sender<bool>>, ticket: Option<u64>) {
+        self.order(Order::Commit(reply, ticket));
+    }
+
+    /// Asks for a part of a plugin's outbox, behind `after`.
+    pub fn load_outbox(&self, owner: Arc<str>, after: u64, max_bytes: usize) {
+        self.order(Order::LoadOutbox(owner, after, max_bytes));
+    }
+
+    /// Asks for a part of a plugin's inbox, behind `after`.
+    pub fn load_inbox(&self, plugin: Arc<str>, after: u64, max_bytes: usize) {
+        self.order(Order::LoadInbox(plugin, after, max_bytes));
+    }
+
+    /// What an inbox may hold, in bytes.
+    pub fn limit_inbox(&self, plugin: Arc<str>, bytes: usize) {
+        self.order(Order::LimitInbox(plugin, bytes));
+    }
+
+    /// Writes all that is left and ends.
+    pub fn close(self) {
+        self.order(Order::Close);
+        if self.thread.join().is_err() {
+            tracing::error!("the journal's thread ended badly");
+        }
+    }
+
+    fn order(&self, order: Order) {
+        // Fails only when the thread is gone, which a panic would have said.
+        let _ = self.orders.send(order);
+    }
+}
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Journal")
+    }
+}
+
+/// What the thread owns.
+struct Writer {
+    store: Store,
+    commit: Commit,
+    disk_full: Arc<AtomicBool>,
+    report: Box<dyn Fn(Report) + Send>,
+    group: Group,
+    replies: Vec<oneshot::Sender<bool>>,
+    tickets: Vec<u64>,
+    loads: Vec<Load>,
+    /// Since when the oldest change waits.
+    since: Option<Instant>,
+    /// Writing fails; when to try again.
+    trouble: Option<Instant>,
+}
+
+enum Load {
+    Outbox(Arc<str>, u64, usize),
+    Inbox(Arc<str>, u64, usize),
+}
+
+impl Writer {
+    fn run(mut self, orders: &Receiver<Order>) {
+        let mut is_closing = false;
+        while !is_closing {
+            let order = match self.deadline() {
+                None => orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(at) => orders.recv_timeout(at.saturating_duration_since(Instant::now())),
+            };
+            match order {
+                Ok(order) => is_closing = self.take(order),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => is_closing = true,
+            }
+            // All that has come meanwhile goes into the same group.
+            while !is_closing && self.group.len() < MANY * 10 {
+                let Ok(order) = orders.try_recv() else { break };
+                is_closing = self.take(order);
+            }
+            if is_closing || self.deadline().is_some_and(|at| at <= Instant::now()) {
+                self.write();
+            }
+        }
+    }
+
+    /// True: it is the end.
+    fn take(&mut self, order: Order) -> bool {
+        match order {
+            Order::Change(change) => {
+                self.group.add(change);
+                self.since.get_or_insert_with(Instant::now);
+            }
+            Order::Commit(reply, ticket) => {
+                if self.group.is_urgent() {
+                    self.replies.extend(reply);
+                    self.tickets.extend(ticket);
+                } else {
+                    // It is durable already, or was never needed.
+                    self.answer(reply.into_iter().collect(), true);
+                    ticket.into_iter().for_each(|ticket| (self.report)(Report::Durable(ticket)));
+                }
+            }
+            Order::LoadOutbox(owner, after, bytes) => self.loads.push(Load::Outbox(owner, after, bytes)),
+            Order::LoadInbox(plugin, after, bytes) => self.loads.push(Load::Inbox(plugin, after, bytes)),
+            Order::LimitInbox(plugin, bytes) => self.store.limit_inbox(plugin, bytes),
+            Order::Close => return true,
+        }
+        if self.trouble.is_some() {
+            // Nobody waits for a disk that fails.
+            let replies = std::mem::take(&mut self.replies);
+            self.answer(replies, false);
+        }
+        false
+    }
+
+    /// When to write next, if ever.
+    fn deadline(&self) -> Option<Instant> {
+        let now = Instant::now();
+        if let Some(again) = self.trouble {
+            return Some(again);
+        }
+        let Some(since) = self.since else {
+            return match (self.loads.is_empty(), self.store.has_messages()) {
+                (false, _) => Some(now),
+                (true, true) => Some(now + TICK),
+                (true, false) => None,
+            };
+        };
+        let is_awaited = !self.replies.is_empty() || !self.tickets.is_empty();
+        let patience = match self.commit {
+            _ if !self.loads.is_empty() || self.group.len() >= MANY => Duration::ZERO,
+            Commit::Every(pause) if self.group.is_urgent() => pause,
+            Commit::Call if is_awaited => Duration::ZERO,
+            _ if self.group.is_urgent() => SOON,
+            _ => LAZY,
+        };
+        Some(since + patience)
+    }
+
+    fn write(&mut self) {
+        match self.store.write(self.group.changes()) {
+            Ok(written) => {
+                self.group.clear();
+                self.since = None;
+                if self.trouble.take().is_some() {
+                    self.disk_full.store(false, SeqCst);
+                    (self.report)(Report::Recovered);
+                }
+                let replies = std::mem::take(&mut self.replies);
+                self.answer(replies, true);
+                for ticket in std::mem::take(&mut self.tickets) {
+                    (self.report)(Report::Durable(ticket));
+                }
+                for (plugin, messages) in written.dropped {
+                    (self.report)(Report::InboxDropped { plugin, messages });
+                }
+                self.load();
+            }
+            Err(error) => {
+                if self.trouble.replace(Instant::now() + AGAIN).is_none() {
+                    self.disk_full.store(true, SeqCst);
+                    (self.report)(Report::Trouble(format!("messages can't be stored, publish is refused: {error}")));
+                }
+                let replies = std::mem::take(&mut self.replies);
+                self.answer(replies, false);
+            }
+        }
+    }
+
+    fn load(&mut self) {
+        for load in std::mem::take(&mut self.loads) {
+            let result = match &load {
+                Load::Outbox(owner, after, bytes) => self
+                    .store
+                    .outbox(owner, *after, *bytes)
+                    .map(|page| (self.report)(Report::Outbox { owner: owner.clone(), page })),
+                Load::Inbox(plugin, after, bytes) => self
+                    .store
+                    .inbox(plugin, *after, *bytes)
+                    .map(|page| (self.report)(Report::Inbox { plugin: plugin.clone(), page })),
+            };
+            if let Err(error) = result {
+                (self.report)(Report::Trouble(format!("messages can't be read back: {error}")));
+                self.trouble = Some(Instant::now() + AGAIN);
+                self.loads.push(load);
+            }
+        }
+    }
+
+    fn answer(&self, replies: Vec<oneshot::Sender<bool>>, durable: bool) {
+        for reply in replies {
+            // Who asked may be gone.
+            let _ = reply.send(durable);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

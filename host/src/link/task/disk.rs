@@ -1,0 +1,267 @@
+//! The link and its journal: what is written, what was written, what is read.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
+
+use super::{
+    super::{Known, session::Token},
+    Registered, Task,
+};
+use crate::link::overflow::Overflow;
+use crate::{
+    journal::{Journal, Report},
+    message::Qos,
+    outbox::{Entry, PAGE, Seq},
+    router::SubscriberId,
+    store::{Change, Page, Record, Restored, Taken},
+};
+
+/// The journal, and what an earlier run left.
+pub(in crate::link) struct Disk {
+    pub(in crate::link) journal: Journal,
+    pub(in crate::link) restored: Restored,
+    pub(in crate::link) keeps_outbox: bool,
+    /// Who had something then.
+    pub(in crate::link) earlier: Vec<(Arc<str>, Known)>,
+}
+
+/// What waits for a write to be durable.
+#[derive(Debug, Default)]
+pub(super) struct Tickets {
+    last: AtomicU64,
+    waiting: HashMap<u64, Ticket>,
+}
+
+#[derive(Debug)]
+enum Ticket {
+    /// A call that handled this has published.
+    Handled {
+        id: SubscriberId,
+        token: Token,
+        /// It has been taken out of the inbox.
+        is_removed: bool,
+    },
+    /// These are in inboxes now.
+    Stored(Vec<(SubscriberId, Token)>),
+}
+
+impl Disk {
+    pub(super) fn last_seq(&self) -> Seq {
+        self.restored.last_seq
+    }
+
+    pub(super) fn last_token(&self) -> Token {
+        self.restored.last_number
+    }
+}
+
+impl Tickets {
+    fn add(&mut self, ticket: Ticket) -> u64 {
+        let number = self.last.fetch_add(1, Relaxed) + 1;
+        self.waiting.insert(number, ticket);
+        number
+    }
+}
+
+impl Task {
+    /// Takes up what an earlier run left.
+    pub(super) fn restore(&mut self) {
+        let Some(disk) = &mut self.disk else { return };
+        let restored = std::mem::take(&mut disk.restored);
+        let ids: HashMap<_, _> = disk.earlier.iter().map(|(name, known)| (name.clone(), known.id)).collect();
+        for (name, known) in std::mem::take(&mut disk.earlier) {
+            let client = Registered {
+                name: Some(name),
+                mailbox: None,
+                is_away: false,
+                overflow: Overflow::everything(),
+                share: known.share,
+                held: known.held,
+                tracked: false,
+                dropped: 0,
+            };
+            self.clients.insert(known.id, client);
+        }
+        for waiting in restored.outbox {
+            if let Some(id) = ids.get(&waiting.name) {
+                info!(plugin = %waiting.name, messages = waiting.messages, "messages of an earlier run wait for the broker");
+                self.outbox.restore(*id);
+            }
+        }
+        for waiting in restored.inbox {
+            info!(plugin = %waiting.name, messages = waiting.messages, "messages of an earlier run wait in the inbox");
+        }
+        for subscription in restored.subscriptions {
+            if let Some(id) = ids.get(&subscription.plugin) {
+                self.router.restore(*id, subscription.filter, subscription.qos, subscription.identifier);
+            }
+        }
+        self.at_broker = restored.at_broker.into_iter().map(|at| (at.filter.clone(), at)).collect();
+        for quarantined in restored.quarantined {
+            warn!(
+                plugin = %quarantined.owner,
+                topic = %quarantined.topic,
+                "a message is in quarantine since an earlier run: {}",
+                quarantined.reason
+            );
+        }
+    }
+
+    /// A client's name on disk.
+    pub(super) fn name(&self, id: SubscriberId) -> Option<Arc<str>> {
+        self.clients.get(&id)?.name.clone()
+    }
+
+    fn change(&self, change: Change) {
+        if let Some(disk) = &self.disk {
+            disk.journal.change(change);
+        }
+    }
+
+    /// Something about a named client has changed; nothing to write about others.
+    pub(super) fn change_of(&self, id: SubscriberId, change: impl FnOnce(Arc<str>) -> Change) {
+        if let Some(name) = self.disk.as_ref().and_then(|_| self.name(id)) {
+            self.change(change(name));
+        }
+    }
+
+    /// Something about the broker has changed.
+    pub(super) fn change_at_broker(&self, change: impl FnOnce() -> Change) {
+        if self.disk.is_some() {
+            self.change(change());
+        }
+    }
+
+    /// Puts a message into the outbox, and on disk if it is to last.
+    pub(super) fn take(&mut self, entry: Entry) {
+        let lasts = entry.message.qos == Qos::AtLeastOnce || self.settings.store_qos0;
+        let owner = entry.owner;
+        let name = match &self.disk {
+            Some(disk) if disk.keeps_outbox && lasts => self.clients.get(&owner).and_then(|client| client.name.clone()),
+            _ => None,
+        };
+        let Some(name) = name else {
+            self.outbox.push(entry, false);
+            return;
+        };
+        let record = Record { message: entry.message.clone(), number: entry.number, age: entry.age };
+        let seq = self.outbox.push(entry, true);
+        self.change(Change::Taken { owner: name, seq, record });
+    }
+
+    /// A message of the outbox is done with.
+    pub(super) fn settled(&self, seq: Seq, entry: &Entry) {
+        if self.disk.as_ref().is_some_and(|disk| disk.keeps_outbox)
+            && (entry.message.qos == Qos::AtLeastOnce || self.settings.store_qos0)
+        {
+            self.change_of(entry.owner, |owner| Change::Settled { owner, seq });
+        }
+    }
+
+    /// Lets the disk fill lanes that have their tails there.
+    pub(super) fn read_outbox(&mut self) {
+        while let Some((owner, after)) = self.outbox.load() {
+            let name = self.name(owner);
+            if let (Some(disk), Some(name)) = (&self.disk, name) {
+                disk.journal.load_outbox(name, after, PAGE);
+            }
+        }
+    }
+
+    /// A call has ended: what it published, and that it handled a message, become durable together.
+    pub(super) fn call_ended(&mut self, id: SubscriberId, token: Option<Token>, reply: Option<oneshot::Sender<bool>>) {
+        let Some(disk) = &self.disk else {
+            token.into_iter().for_each(|token| self.handled(id, token));
+            return;
+        };
+        if !disk.keeps_outbox {
+            let _ = reply.map(|reply| reply.send(true));
+            token.into_iter().for_each(|token| self.handled(id, token));
+            return;
+        }
+        let ticket = token.map(|token| {
+            let is_removed = !self.session.is_in_memory(token, id);
+            if is_removed {
+                self.change_of(id, |plugin| Change::Handled { plugin, number: token });
+            }
+            self.tickets.add(Ticket::Handled { id, token, is_removed })
+        });
+        if let Some(disk) = &self.disk {
+            disk.journal.commit(reply, ticket);
+        }
+    }
+
+    /// Arrivals have been put into inboxes: asks to be told when they are safe there.
+    pub(super) fn commit_stored(&mut self, stored: Vec<(SubscriberId, Token)>) {
+        if stored.is_empty() {
+            return;
+        }
+        let ticket = self.tickets.add(Ticket::Stored(stored));
+        if let Some(disk) = &self.disk {
+            disk.journal.commit(None, Some(ticket));
+        }
+    }
+
+    pub(super) fn report(&mut self, report: Report) {
+        match report {
+            Report::Durable(number) => match self.tickets.waiting.remove(&number) {
+                Some(Ticket::Handled { id, token, is_removed: false }) => self.handled(id, token),
+                // It may be on its way to the inbox, or repeated by the broker meanwhile.
+                Some(Ticket::Handled { id, token, is_removed: true }) => {
+                    self.session.handled(token, id);
+                }
+                Some(Ticket::Stored(stored)) => {
+                    stored.into_iter().for_each(|(id, token)| self.session.stored(token, id));
+                }
+                None => {}
+            },
+            Report::Outbox { owner, page } => self.outbox_read(&owner, page),
+            Report::Inbox { plugin, page } => self.inbox_read(&plugin, page),
+            Report::InboxDropped { plugin, messages } => {
+                warn!(%plugin, messages, "the inbox is full: its oldest messages were dropped (`limits.inbox_bytes`)");
+            }
+            Report::Trouble(cause) => error!("{cause}"),
+            Report::Recovered => info!("the disk takes messages again"),
+        }
+    }
+
+    pub(super) fn client_named(&self, name: &str) -> Option<SubscriberId> {
+        self.clients.iter().find(|(_, client)| client.name.as_deref() == Some(name)).map(|(id, _)| *id)
+    }
+
+    fn outbox_read(&mut self, name: &str, page: Page<Taken>) {
+        let Some(owner) = self.client_named(name) else { return };
+        let Some(client) = self.clients.get(&owner) else { return };
+        let (share, tracked) = (client.share.clone(), client.tracked);
+        let entries = page.items.into_iter().map(|taken| {
+            let Taken { seq, record: Record { message, number, age } } = taken;
+            let reservation = share.adopt(message.cost());
+            (seq, Entry { message, owner, number, age, tracked, reservation })
+        });
+        self.outbox.loaded(owner, entries, page.more);
+        self.pay(owner);
+    }
+
+    /// Writes what is left and closes the disk.
+    pub(super) fn end(self) {
+        let left = self.outbox.len();
+        match self.disk {
+            Some(disk) => {
+                if left > 0 && disk.keeps_outbox {
+                    info!(messages = left, "what the broker has not acknowledged stays in the outbox");
+                }
+                disk.journal.close();
+            }
+            None if left > 0 => warn!(messages = left, "the link ends with messages the broker has not acknowledged"),
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,647 @@
+//! What has to last, in one file: the outbox, the inboxes, the subscriptions, the quarantine.
+//!
+//! The file is a redb database, which is consistent after a loss of power without our
+//! help; why this one is told in `docs/decisions/0002-store.md`. What is damaged otherwise is
+//! found when it is opened, set aside, and read record by record into a new one (`salvage`).
+//! Only the journal's thread writes; see [`crate::journal`].
+
+mod record;
+mod salvage;
+
+use std::{
+    collections::HashMap,
+    fmt, fs, io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    panic::{self, AssertUnwindSafe},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use redb::{Database, DatabaseError, Range, ReadableDatabase, ReadableTable, TableDefinition};
+
+use self::record::{Kind, Label};
+use crate::{
+    clock::{Age, Stamp},
+    message::{Message, Qos},
+    router::Subscription,
+    topic::TopicFilter,
+};
+
+/// Where the file is, and what to leave of the file system.
+#[derive(Debug, Clone)]
+pub struct StoreSettings {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Bytes to leave free.
+    pub min_free: u64,
+}
+
+/// The open file.
+pub struct Store {
+    /// None between an error and the next attempt.
+    database: Option<Database>,
+    opener: Opener,
+    settings: StoreSettings,
+    last: Option<Stamp>,
+    inboxes: HashMap<Arc<str>, Inbox>,
+    /// Cost of all messages.
+    bytes: u64,
+}
+
+/// How the database is opened; tests have disks of their own.
+type Opener = Box<dyn Fn(&redb::Builder) -> Result<Database, DatabaseError> + Send>;
+
+#[derive(Debug)]
+struct Inbox {
+    bytes: usize,
+    limit: usize,
+}
+
+/// What an earlier run left.
+#[derive(Debug, Default)]
+pub struct Restored {
+    /// The highest number of a message in the outbox.
+    pub last_seq: u64,
+    /// The highest number of a message in an inbox.
+    pub last_number: u64,
+    /// What waits for the broker, by plugin.
+    pub outbox: Vec<Waiting>,
+    /// What waits for plugins.
+    pub inbox: Vec<Waiting>,
+    /// Who wants what.
+    pub subscriptions: Vec<Wanted>,
+    /// What the broker has acknowledged.
+    pub at_broker: Vec<Subscription>,
+    /// What the broker does not bear.
+    pub quarantined: Vec<Quarantined>,
+    /// What happened to a damaged file.
+    pub damage: Option<String>,
+    /// The last moment an earlier run knew of.
+    pub last: Option<Stamp>,
+}
+
+/// Messages of one plugin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// The plugin's name.
+    pub name: Arc<str>,
+    /// How many.
+    pub messages: u64,
+    /// Their cost.
+    pub bytes: usize,
+}
+
+/// A plugin's subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The plugin's name.
+    pub plugin: Arc<str>,
+    /// What for.
+    pub filter: TopicFilter,
+    /// The QoS it wants.
+    pub qos: Qos,
+    /// The number of the filter.
+    pub identifier: u32,
+}
+
+/// A message in quarantine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quarantined {
+    /// Who published it.
+    pub owner: Arc<str>,
+    /// Its number.
+    pub seq: u64,
+    /// Where to.
+    pub topic: String,
+    /// Why it is there.
+    pub reason: String,
+}
+
+/// An outbound message as it is kept.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// The message.
+    pub message: Message,
+    /// The number `publish` gave it.
+    pub number: u32,
+    /// How long it has been waiting.
+    pub age: Age,
+}
+
+/// An outbound message as it is read.
+#[derive(Debug, Clone)]
+pub struct Taken {
+    /// Its place in the order.
+    pub seq: u64,
+    /// The rest.
+    pub record: Record,
+}
+
+/// An inbound message as it is read.
+#[derive(Debug, Clone)]
+pub struct Arrived {
+    /// Its place in the order.
+    pub number: u64,
+    /// The message.
+    pub message: Message,
+    /// It may have been handled before.
+    pub redelivered: bool,
+}
+
+/// A part of a queue.
+#[derive(Debug, Clone)]
+pub struct Page<T> {
+    /// In order.
+    pub items: Vec<T>,
+    /// There is more behind them.
+    pub more: bool,
+}
+
+/// Something that changes what is kept.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// A message was taken from a plugin.
+    Taken {
+        /// The plugin's name.
+        owner: Arc<str>,
+        /// The message's number.
+        seq: u64,
+        /// The message.
+        record: Record,
+    },
+    /// A taken message is done with.
+    Settled {
+        /// The plugin's name.
+        owner: Arc<str>,
+        /// The message's number.
+        seq: u64,
+    },
+    /// A taken message is kept aside.
+    Quarantined {
+        /// The plugin's name.
+        owner: Arc<str>,
+        /// The message's number.
+        seq: u64,
+        /// The message.
+        record: Record,
+        /// Why.
+        reason: String,
+    },
+    /// A message goes into a plugin's inbox.
+    Arrived {
+        /// The plugin's name.
+        plugin: Arc<str>,
+        /// The arrival's number.
+        number: u64,
+        /// The message.
+        message: Message,
+        /// It may have been handled before.
+        redelivered: bool,
+    },
+    /// A plugin has handled a message of its inbox.
+    Handled {
+        /// The plugin's name.
+        plugin: Arc<str>,
+        /// The arrival's number.
+        number: u64,
+    },
+    /// A plugin wants messages.
+    Subscribed(Wanted),
+    /// It does not any more.
+    Unsubscribed {
+        /// The plugin's name.
+        plugin: Arc<str>,
+        /// What for.
+        filter: TopicFilter,
+    },
+    /// The broker has acknowledged a subscription.
+    AtBroker(Subscription),
+    /// The broker does not have it any more.
+    NotAtBroker(TopicFilter),
+    /// The broker has lost the session.
+    NothingAtBroker,
+}
+
+/// What a write did beside what it was asked for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Oldest messages of inboxes that had to go, by plugin.
+    pub dropped: Vec<(Arc<str>, u64)>,
+}
+
+/// The store does not open, or not write.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The folder or the file can't be used.
+    #[error("can't use {} ({cause}): make the folder and let this user write to it, or set `host.data_dir`, or keep the outbox in memory (`outbox.storage`)", path.display())]
+    Place {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        cause: io::Error,
+    },
+    /// Another host has it.
+    #[error("{} is in use by another host: one `host.data_dir` is for one host", .0.display())]
+    InUse(PathBuf),
+    /// The file system has less room than is to be left.
+    #[error("the disk has {free} bytes free, and {min_free} are to be left (`outbox.min_free`): make room")]
+    Low {
+        /// Bytes there are.
+        free: u64,
+        /// Bytes to leave.
+        min_free: u64,
+    },
+    /// redb says so.
+    #[error("the store can't be written or read: {0}")]
+    Database(#[from] redb::Error),
+}
+
+const OUTBOX: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("outbox");
+const INBOX: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("inbox");
+const QUARANTINE: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("quarantine");
+/// Plugin, filter → at least once, number.
+const SUBSCRIPTIONS: TableDefinition<'_, (&str, &str), (bool, u32)> = TableDefinition::new("subscriptions");
+/// Filter → at least once, number.
+const AT_BROKER: TableDefinition<'_, &str, (bool, u32)> = TableDefinition::new("at-broker");
+/// The highest numbers, and the last moment.
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+
+const FILE: &str = "alphorn.redb";
+
+/// redb's cache. Its own default is a gigabyte.
+const CACHE: usize = 2 * 1024 * 1024;
+
+/// A file that is larger than this and mostly empty is made smaller when it is opened.
+const LARGE: u64 = 8 * 1024 * 1024;
+
+impl Store {
+    /// Opens the file, or makes one. A damaged one is set aside, and what can be read of it kept.
+    pub fn open(settings: &StoreSettings) -> Result<(Self, Restored), StoreError> {
+        let folder = &settings.folder;
+        let place = |path: &Path| {
+            let path = path.to_owned();
+            move |cause| StoreError::Place { path, cause }
+        };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(place(folder))?;
+        let path = folder.join(FILE);
+        let mut options = fs::OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(place(&path))?;
+        let open = || {
+            let path = path.clone();
+            Self::open_with(settings.clone(), Box::new(move |builder| builder.create(&path)))
+        };
+        match open() {
+            Err(StoreError::Database(cause)) => {
+                let aside = salvage::set_aside(&path).map_err(place(&path))?;
+                options.open(&path).map_err(place(&path))?;
+                let (mut store, _) = open()?;
+                let kept = salvage::read(&aside, &mut store)?;
+                drop(store);
+                let (store, mut restored) = open()?;
+                restored.damage = Some(format!(
+                    "{} was damaged ({cause}): {kept} messages could be read and are kept, some may be sent or \
+                     handled once more; the damaged file is {}",
+                    path.display(),
+                    aside.display()
+                ));
+                Ok((store, restored))
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_with(settings: StoreSettings, opener: Opener) -> Result<(Self, Restored), StoreError> {
+        let mut store = Self { database: None, opener, settings, last: None, inboxes: HashMap::new(), bytes: 0 };
+        // Every page is checked before it is trusted; should redb still stumble, the file is damaged.
+        let opened = panic::catch_unwind(AssertUnwindSafe(|| {
+            store.connect()?;
+            let restored = store.restore()?;
+            Ok((store, restored))
+        }));
+        opened.unwrap_or_else(|_| Err(redb::Error::Corrupted("it makes no sense".to_owned()).into()))
+    }
+
+    /// Opens the database, if it is not open.
+    fn connect(&mut self) -> Result<&mut Database, StoreError> {
+        if self.database.is_none() {
+            let mut builder = Database::builder();
+            builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
+            let mut database = (self.opener)(&builder).map_err(|error| match error {
+                DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(self.settings.folder.clone()),
+                error => redb::Error::from(error).into(),
+            })?;
+            let transaction = database.begin_write().map_err(redb::Error::from)?;
+            for table in [OUTBOX, INBOX, QUARANTINE] {
+                transaction.open_table(table).map_err(redb::Error::from)?;
+            }
+            transaction.open_table(SUBSCRIPTIONS).map_err(redb::Error::from)?;
+            transaction.open_table(AT_BROKER).map_err(redb::Error::from)?;
+            transaction.open_table(META).map_err(redb::Error::from)?;
+            transaction.commit().map_err(redb::Error::from)?;
+            if self.file_length() > LARGE && self.bytes * 4 < self.file_length() {
+                database.compact().map_err(redb::Error::from)?;
+            }
+            self.database = Some(database);
+        }
+        self.database.as_mut().ok_or_else(|| redb::Error::DatabaseClosed.into())
+    }
+
+    fn restore(&mut self) -> Result<Restored, StoreError> {
+        let mut restored = Restored::default();
+        let read = self.connect()?.begin_read().map_err(redb::Error::from)?;
+        let meta = read.open_table(META).map_err(redb::Error::from)?;
+        let number = |key: &str| -> Result<u64, redb::Error> {
+            let value = meta.get(key)?;
+            Ok(value.and_then(|value| Some(u64::from_le_bytes(value.value().try_into().ok()?))).unwrap_or_default())
+        };
+        (restored.last_seq, restored.last_number) = (number("last seq")?, number("last number")?);
+        let stamp = meta.get("stamp").map_err(redb::Error::from)?;
+        restored.last = stamp.and_then(|stamp| postcard::from_bytes(stamp.value()).ok());
+        let (outbox, last_seq) = count(&read.open_table(OUTBOX).map_err(redb::Error::from)?)?;
+        let (inbox, last_number) = count(&read.open_table(INBOX).map_err(redb::Error::from)?)?;
+        restored.last_seq = restored.last_seq.max(last_seq);
+        restored.last_number = restored.last_number.max(last_number);
+        for row in read.open_table(SUBSCRIPTIONS).map_err(redb::Error::from)?.iter().map_err(redb::Error::from)? {
+            let (key, value) = row.map_err(redb::Error::from)?;
+            let ((plugin, filter), (at_least_once, identifier)) = (key.value(), value.value());
+            if let Ok(filter) = TopicFilter::parse(filter.to_owned()) {
+                restored.subscriptions.push(Wanted { plugin: plugin.into(), filter, qos: qos(at_least_once), identifier });
+            }
+        }
+        for row in read.open_table(AT_BROKER).map_err(redb::Error::from)?.iter().map_err(redb::Error::from)? {
+            let (key, value) = row.map_err(redb::Error::from)?;
+            let (at_least_once, identifier) = value.value();
+            if let Ok(filter) = TopicFilter::parse(key.value().to_owned()) {
+                restored.at_broker.push(Subscription { filter, qos: qos(at_least_once), identifier });
+            }
+        }
+        for row in read.open_table(QUARANTINE).map_err(redb::Error::from)?.iter().map_err(redb::Error::from)? {
+            let (_, value) = row.map_err(redb::Error::from)?;
+            let Ok((body, _)) = record::decode(value.value()) else { continue };
+            let Some(message) = body.message() else { continue };
+            restored.quarantined.push(Quarantined {
+                owner: body.name.into(),
+                seq: body.place,
+                topic: message.topic.to_string(),
+                reason: body.reason.to_owned(),
+            });
+        }
+        drop((meta, read));
+        self.last = restored.last;
+        self.bytes = outbox.iter().chain(&inbox).map(|waiting| waiting.bytes as u64).sum();
+        let unlimited = |waiting: &Waiting| (waiting.name.clone(), Inbox { bytes: waiting.bytes, limit: usize::MAX });
+        self.inboxes = inbox.iter().map(unlimited).collect();
+        (restored.outbox, restored.inbox) = (outbox, inbox);
+        Ok(restored)
+    }
+
+    /// What an inbox may hold, in bytes.
+    pub fn limit_inbox(&mut self, plugin: Arc<str>, bytes: usize) {
+        self.inboxes.entry(plugin).or_insert(Inbox { bytes: 0, limit: bytes }).limit = bytes;
+    }
+
+    /// Some message is kept.
+    pub fn has_messages(&self) -> bool {
+        self.bytes > 0
+    }
+
+    /// Makes all changes in one transaction, durable when this returns.
+    pub fn write<'a>(&mut self, changes: impl IntoIterator<Item = &'a Change> + Clone) -> Result<Written, StoreError> {
+        self.leave_room(changes.clone())?;
+        let before = (self.last, self.bytes, self.sizes());
+        let written = self.try_write(changes);
+        if let Err(error) = &written {
+            // redb wants to be opened anew after an error of the disk.
+            tracing::debug!("{error}");
+            self.database = None;
+            (self.last, self.bytes) = (before.0, before.1);
+            for (plugin, bytes) in before.2 {
+                if let Some(inbox) = self.inboxes.get_mut(&plugin) {
+                    inbox.bytes = bytes;
+                }
+            }
+        }
+        written
+    }
+
+    fn sizes(&self) -> Vec<(Arc<str>, usize)> {
+        self.inboxes.iter().map(|(plugin, inbox)| (plugin.clone(), inbox.bytes)).collect()
+    }
+
+    fn try_write<'a>(&mut self, changes: impl IntoIterator<Item = &'a Change>) -> Result<Written, StoreError> {
+        let now = Stamp::now(self.last.as_ref());
+        self.connect()?;
+        let Self { database, inboxes, bytes, .. } = self;
+        let database = database.as_ref().ok_or(redb::Error::DatabaseClosed)?;
+        let transaction = database.begin_write().map_err(redb::Error::from)?;
+        let written = apply(&transaction, changes, now, inboxes, bytes)?;
+        transaction.commit().map_err(redb::Error::from)?;
+        self.last = Some(now);
+        Ok(written)
+    }
+
+    /// Refuses what would make the file grow into what is to be left of the file system.
+    fn leave_room<'a>(&self, changes: impl IntoIterator<Item = &'a Change>) -> Result<(), StoreError> {
+        const SLACK: u64 = 1024 * 1024;
+        let settings = &self.settings;
+        let adds = |change: &Change| {
+            matches!(change, Change::Taken { .. } | Change::Arrived { .. } | Change::Quarantined { .. })
+        };
+        if settings.min_free == 0 || !changes.into_iter().any(adds) {
+            return Ok(());
+        }
+        let cause = |cause: rustix::io::Errno| StoreError::Place { path: settings.folder.clone(), cause: cause.into() };
+        let disk = rustix::fs::statvfs(&settings.folder).map_err(cause)?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        // What was freed within the file is used again before it grows.
+        let has_room_within = self.bytes * 2 + SLACK < self.file_length();
+        if free < settings.min_free && !has_room_within {
+            return Err(StoreError::Low { free, min_free: settings.min_free });
+        }
+        Ok(())
+    }
+
+    fn file_length(&self) -> u64 {
+        fs::metadata(self.settings.folder.join(FILE)).map_or(0, |file| file.len())
+    }
+
+    /// Messages of a plugin that wait for the broker, behind `after`: as many as have
+    /// `max_bytes` together, one at least.
+    pub fn outbox(&mut self, owner: &str, after: u64, max_bytes: usize) -> Result<Page<Taken>, StoreError> {
+        let (now, max) = (Stamp::now(self.last.as_ref()), max_bytes);
+        let read = self.connect()?.begin_read().map_err(redb::Error::from)?;
+        let table = read.open_table(OUTBOX).map_err(redb::Error::from)?;
+        let range = table.range((owner, after.saturating_add(1))..=(owner, u64::MAX)).map_err(redb::Error::from)?;
+        page(range, max, |body| {
+            let age = Age::of(Duration::from_millis(body.age) + now.since(&body.written));
+            Some(Taken { seq: body.place, record: Record { message: body.message()?, number: body.number, age } })
+        })
+    }
+
+    /// Messages of a plugin's inbox, behind `after`.
+    pub fn inbox(&mut self, plugin: &str, after: u64, max_bytes: usize) -> Result<Page<Arrived>, StoreError> {
+        let read = self.connect()?.begin_read().map_err(redb::Error::from)?;
+        let table = read.open_table(INBOX).map_err(redb::Error::from)?;
+        let range = table.range((plugin, after.saturating_add(1))..=(plugin, u64::MAX)).map_err(redb::Error::from)?;
+        page(range, max_bytes, |body| {
+            Some(Arrived { number: body.place, message: body.message()?, redelivered: body.redelivered })
+        })
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+fn apply<'a>(
+    transaction: &redb::WriteTransaction,
+    changes: impl IntoIterator<Item = &'a Change>,
+    now: Stamp,
+    inboxes: &mut HashMap<Arc<str>, Inbox>,
+    bytes: &mut u64,
+) -> Result<Written, redb::Error> {
+    let (mut written, mut last_seq, mut last_number) = (Written::default(), 0, 0);
+    let mut outbox = transaction.open_table(OUTBOX)?;
+    let mut inbox = transaction.open_table(INBOX)?;
+    let mut quarantine = transaction.open_table(QUARANTINE)?;
+    let mut subscriptions = transaction.open_table(SUBSCRIPTIONS)?;
+    let mut at_broker = transaction.open_table(AT_BROKER)?;
+    let label = |kind, name, place, record: &Record| {
+        let age = u64::try_from(record.age.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Label { kind, name, place, number: record.number, age, written: now, redelivered: false, reason: "" }
+    };
+    for change in changes {
+        match change {
+            Change::Taken { owner, seq, record } => {
+                let Some(value) = record::encode(&label(Kind::Outbox, owner, *seq, record), &record.message) else {
+                    continue;
+                };
+                outbox.insert((&**owner, *seq), value.as_slice())?;
+                *bytes += record.message.cost() as u64;
+                last_seq = last_seq.max(*seq);
+            }
+            Change::Settled { owner, seq } => {
+                if let Some(old) = outbox.remove((&**owner, *seq))? {
+                    *bytes = bytes.saturating_sub(cost(old.value()) as u64);
+                }
+            }
+            Change::Quarantined { owner, seq, record, reason } => {
+                if let Some(old) = outbox.remove((&**owner, *seq))? {
+                    *bytes = bytes.saturating_sub(cost(old.value()) as u64);
+                }
+                let label = Label { reason, ..label(Kind::Quarantine, owner, *seq, record) };
+                if let Some(value) = record::encode(&label, &record.message) {
+                    quarantine.insert((&**owner, *seq), value.as_slice())?;
+                }
+            }
+            Change::Arrived { plugin, number, message, redelivered } => {
+                let record = Record { message: message.clone(), number: 0, age: Age::new() };
+                let label = Label { redelivered: *redelivered, ..label(Kind::Inbox, plugin, *number, &record) };
+                let Some(value) = record::encode(&label, message) else { continue };
+                inbox.insert((&**plugin, *number), value.as_slice())?;
+                last_number = last_number.max(*number);
+                let held = inboxes.entry(plugin.clone()).or_insert(Inbox { bytes: 0, limit: usize::MAX });
+                held.bytes += message.cost();
+                *bytes += message.cost() as u64;
+                let mut dropped = 0;
+                while held.bytes > held.limit {
+                    let oldest = inbox.range((&**plugin, 0)..=(&**plugin, u64::MAX))?.next().transpose()?;
+                    let Some((oldest, size)) = oldest.map(|(key, value)| (key.value().1, cost(value.value()))) else {
+                        break;
+                    };
+                    inbox.remove((&**plugin, oldest))?;
+                    held.bytes = held.bytes.saturating_sub(size);
+                    *bytes = bytes.saturating_sub(size as u64);
+                    dropped += 1;
+                }
+                if dropped > 0 {
+                    written.dropped.push((plugin.clone(), dropped));
+                }
+            }
+            Change::Handled { plugin, number } => {
+                if let Some(old) = inbox.remove((&**plugin, *number))? {
+                    let size = cost(old.value());
+                    *bytes = bytes.saturating_sub(size as u64);
+                    if let Some(held) = inboxes.get_mut(plugin) {
+                        held.bytes = held.bytes.saturating_sub(size);
+                    }
+                }
+            }
+            Change::Subscribed(wanted) => {
+                let value = (wanted.qos == Qos::AtLeastOnce, wanted.identifier);
+                subscriptions.insert((&*wanted.plugin, wanted.filter.as_str()), value)?;
+            }
+            Change::Unsubscribed { plugin, filter } => {
+                subscriptions.remove((&**plugin, filter.as_str()))?;
+            }
+            Change::AtBroker(subscription) => {
+                let value = (subscription.qos == Qos::AtLeastOnce, subscription.identifier);
+                at_broker.insert(subscription.filter.as_str(), value)?;
+            }
+            Change::NotAtBroker(filter) => {
+                at_broker.remove(filter.as_str())?;
+            }
+            Change::NothingAtBroker => at_broker.retain(|_, _| false)?,
+        }
+    }
+    let mut meta = transaction.open_table(META)?;
+    for (key, number) in [("last seq", last_seq), ("last number", last_number)] {
+        if number > 0 {
+            meta.insert(key, number.to_le_bytes().as_slice())?;
+        }
+    }
+    if let Ok(stamp) = postcard::to_allocvec(&now) {
+        meta.insert("stamp", stamp.as_slice())?;
+    }
+    Ok(written)
+}
+
+fn page<T>(
+    range: Range<'_, (&'static str, u64), &'static [u8]>,
+    max_bytes: usize,
+    read: impl Fn(&record::Body<'_>) -> Option<T>,
+) -> Result<Page<T>, StoreError> {
+    let (mut items, mut bytes) = (Vec::new(), 0);
+    for row in range {
+        let (_, value) = row.map_err(redb::Error::from)?;
+        bytes += cost(value.value());
+        if bytes > max_bytes && !items.is_empty() {
+            return Ok(Page { items, more: true });
+        }
+        // One that cannot be read says nothing that could be sent.
+        items.extend(record::decode(value.value()).ok().and_then(|(body, _)| read(&body)));
+    }
+    Ok(Page { items, more: false })
+}
+
+/// What each plugin has in a table, and the highest number.
+fn count(table: &impl ReadableTable<(&'static str, u64), &'static [u8]>) -> Result<(Vec<Waiting>, u64), redb::Error> {
+    let (mut counted, mut last): (Vec<Waiting>, u64) = (Vec::new(), 0);
+    for row in table.iter()? {
+        let (key, value) = row?;
+        let ((name, number), cost) = (key.value(), cost(value.value()));
+        last = last.max(number);
+        match counted.last_mut().filter(|waiting| *waiting.name == *name) {
+            Some(waiting) => {
+                waiting.messages += 1;
+                waiting.bytes += cost;
+            }
+            None => counted.push(Waiting { name: name.into(), messages: 1, bytes: cost }),
+        }
+    }
+    Ok((counted, last))
+}
+
+fn cost(record: &[u8]) -> usize {
+    record::header(record).map_or(0, |(_, cost)| cost)
+}
+
+fn qos(at_least_once: bool) -> Qos {
+    if at_least_once { Qos::AtLeastOnce } else { Qos::AtMostOnce }
+}
+
+#[cfg(test)]
+mod tests;

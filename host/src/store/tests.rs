@@ -1,0 +1,409 @@
+use std::{
+    io,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use redb::StorageBackend;
+
+use super::{record::tests::message, *};
+
+/// A disk that forgets, when the power fails, what was not synced, or any part of it.
+#[derive(Debug, Clone, Default)]
+struct Disk(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    synced: Vec<u8>,
+    /// As a reader sees it.
+    current: Vec<u8>,
+    /// Writes since the last sync, in sectors.
+    unsynced: Vec<Unsynced>,
+    /// Writes and syncs that still work; then the power fails.
+    steps_left: Option<usize>,
+    steps: usize,
+    syncs: usize,
+    is_full: bool,
+}
+
+#[derive(Debug)]
+enum Unsynced {
+    Write(u64, Vec<u8>),
+    Length(u64),
+}
+
+const SECTOR: usize = 512;
+
+impl Disk {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The disk after the power came back: what was synced, and some of the sectors that were not.
+    fn after_power_loss(&self, seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let state = self.state();
+        let mut bytes = state.synced.clone();
+        for unsynced in &state.unsynced {
+            match unsynced {
+                Unsynced::Write(at, data) => {
+                    for (number, sector) in data.chunks(SECTOR).enumerate() {
+                        let at = *at as usize + number * SECTOR;
+                        if random.bool() && at + sector.len() <= bytes.len() {
+                            bytes[at..at + sector.len()].copy_from_slice(sector);
+                        }
+                    }
+                }
+                // A file may have grown or not.
+                Unsynced::Length(length) => {
+                    if random.bool() || *length as usize > bytes.len() {
+                        bytes.resize(*length as usize, 0);
+                    }
+                }
+            }
+        }
+        let state = State { synced: bytes.clone(), current: bytes, ..State::default() };
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    fn step(state: &mut State) -> io::Result<()> {
+        state.steps += 1;
+        match &mut state.steps_left {
+            Some(0) => Err(io::Error::other("the power failed")),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn store(&self) -> Result<(Store, Restored), StoreError> {
+        let disk = self.clone();
+        let settings = StoreSettings { folder: PathBuf::new(), min_free: 0 };
+        Store::open_with(settings, Box::new(move |builder| builder.create_with_backend(disk.clone())))
+    }
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.state().current.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let state = self.state();
+        let bytes = state.current.get(offset as usize..offset as usize + out.len());
+        out.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut state = self.state();
+        Self::step(&mut state)?;
+        if state.is_full && len as usize > state.current.len() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        state.current.resize(len as usize, 0);
+        state.unsynced.push(Unsynced::Length(len));
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut state = self.state();
+        Self::step(&mut state)?;
+        state.syncs += 1;
+        state.synced = state.current.clone();
+        state.unsynced.clear();
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut state = self.state();
+        Self::step(&mut state)?;
+        if state.is_full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let at = offset as usize;
+        state.current[at..at + data.len()].copy_from_slice(data);
+        state.unsynced.push(Unsynced::Write(offset, data.to_vec()));
+        Ok(())
+    }
+}
+
+fn taken(owner: &str, seq: u64) -> Change {
+    let record = Record { message: message("t", 200), number: seq as u32, age: Age::new() };
+    Change::Taken { owner: owner.into(), seq, record }
+}
+
+fn arrived(plugin: &str, number: u64) -> Change {
+    Change::Arrived { plugin: plugin.into(), number, message: message("t", 200), redelivered: false }
+}
+
+fn settled(owner: &str, seq: u64) -> Change {
+    Change::Settled { owner: owner.into(), seq }
+}
+
+fn seqs(store: &mut Store, owner: &str) -> Vec<u64> {
+    store.outbox(owner, 0, usize::MAX).unwrap().items.iter().map(|taken| taken.seq).collect()
+}
+
+fn numbers(store: &mut Store, plugin: &str) -> Vec<u64> {
+    store.inbox(plugin, 0, usize::MAX).unwrap().items.iter().map(|arrived| arrived.number).collect()
+}
+
+fn in_folder() -> (tempfile::TempDir, StoreSettings) {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = StoreSettings { folder: folder.path().join("data"), min_free: 0 };
+    (folder, settings)
+}
+
+#[test]
+fn what_was_written_is_there_again() {
+    let (_folder, settings) = in_folder();
+    let (mut store, restored) = Store::open(&settings).unwrap();
+    assert_eq!((restored.last_seq, restored.outbox.len()), (0, 0));
+    let filter = TopicFilter::parse("a/+").unwrap();
+    let at_broker = Subscription { filter: filter.clone(), qos: Qos::AtLeastOnce, identifier: 7 };
+    let wanted = Wanted { plugin: "one".into(), filter: filter.clone(), qos: Qos::AtMostOnce, identifier: 7 };
+    store.write(&[taken("one", 1), taken("two", 2), taken("one", 3), arrived("one", 9)]).unwrap();
+    store.write(&[settled("one", 1), Change::Subscribed(wanted.clone()), Change::AtBroker(at_broker.clone())]).unwrap();
+    drop(store);
+
+    let (mut store, restored) = Store::open(&settings).unwrap();
+    let cost = message("t", 200).cost();
+    let waiting = |name: &str| Waiting { name: name.into(), messages: 1, bytes: cost };
+    assert_eq!(restored.outbox, [waiting("one"), waiting("two")]);
+    assert_eq!(restored.inbox, [waiting("one")]);
+    assert_eq!((restored.last_seq, restored.last_number), (3, 9));
+    assert_eq!((&restored.subscriptions[..], &restored.at_broker[..]), (&[wanted][..], &[at_broker][..]));
+    assert!(restored.damage.is_none() && restored.last.is_some());
+    let page = store.outbox("one", 0, 1).unwrap();
+    assert_eq!((page.items[0].seq, page.more), (3, false));
+    assert_eq!(page.items[0].record.message, message("t", 200));
+    assert_eq!(numbers(&mut store, "one"), [9]);
+
+    store.write(&[Change::Unsubscribed { plugin: "one".into(), filter }, Change::NothingAtBroker]).unwrap();
+    store.write(&[settled("one", 3), settled("two", 2), Change::Handled { plugin: "one".into(), number: 9 }]).unwrap();
+    assert!(!store.has_messages());
+    drop(store);
+    let (_, restored) = Store::open(&settings).unwrap();
+    assert!(restored.outbox.is_empty() && restored.subscriptions.is_empty() && restored.at_broker.is_empty());
+    assert_eq!((restored.last_seq, restored.last_number), (3, 9), "numbers are not given again");
+}
+
+#[test]
+fn pages_are_in_order_and_end_where_asked() {
+    let (mut store, _) = Disk::default().store().unwrap();
+    store.write(&(1..=10).map(|seq| taken("one", seq)).collect::<Vec<_>>()).unwrap();
+    store.write(&[taken("on", 11), taken("one2", 12)]).unwrap();
+    let cost = message("t", 200).cost();
+    let mut all = Vec::new();
+    loop {
+        let page = store.outbox("one", all.last().copied().unwrap_or(0), 3 * cost).unwrap();
+        all.extend(page.items.iter().map(|taken| taken.seq));
+        if !page.more {
+            break;
+        }
+        assert_eq!(page.items.len(), 3);
+    }
+    assert_eq!(all, (1..=10).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_message_in_quarantine_is_kept_with_its_reason() {
+    let (_folder, settings) = in_folder();
+    let (mut store, _) = Store::open(&settings).unwrap();
+    store.write(&[taken("one", 1)]).unwrap();
+    let record = Record { message: message("forbidden", 1), number: 1, age: Age::new() };
+    store.write(&[Change::Quarantined { owner: "one".into(), seq: 1, record, reason: "because".into() }]).unwrap();
+    assert_eq!(seqs(&mut store, "one"), [0; 0]);
+    drop(store);
+    let (_, restored) = Store::open(&settings).unwrap();
+    let expected = Quarantined { owner: "one".into(), seq: 1, topic: "forbidden".into(), reason: "because".into() };
+    assert_eq!(restored.quarantined, [expected]);
+}
+
+#[test]
+fn a_full_inbox_drops_its_oldest() {
+    let (mut store, _) = Disk::default().store().unwrap();
+    store.limit_inbox("one".into(), 3 * message("t", 200).cost());
+    let written = store.write(&(1..=5).map(|number| arrived("one", number)).collect::<Vec<_>>()).unwrap();
+    assert_eq!(written.dropped.iter().map(|(_, count)| count).sum::<u64>(), 2);
+    assert_eq!(numbers(&mut store, "one"), [3, 4, 5]);
+    store.write(&[Change::Handled { plugin: "one".into(), number: 4 }]).unwrap();
+    assert_eq!(store.write(&[arrived("one", 6)]).unwrap(), Written::default());
+    assert_eq!(numbers(&mut store, "one"), [3, 5, 6]);
+}
+
+#[test]
+fn a_second_host_is_told_so() {
+    let (_folder, settings) = in_folder();
+    let _first = Store::open(&settings).unwrap();
+    let error = Store::open(&settings).unwrap_err();
+    assert!(matches!(error, StoreError::InUse(_)), "{error}");
+    assert!(error.to_string().contains("another host"));
+}
+
+#[test]
+fn the_folder_is_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let (_folder, settings) = in_folder();
+    let _store = Store::open(&settings).unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&settings.folder), mode(&settings.folder.join(FILE))), (0o700, 0o600));
+    let file = settings.folder.join(FILE).join("data");
+    let error = Store::open(&StoreSettings { folder: file.clone(), min_free: 0 }).unwrap_err().to_string();
+    assert!(error.contains(&file.display().to_string()) && error.contains("data_dir"), "{error}");
+}
+
+#[test]
+fn a_disk_with_too_little_left_is_left_alone() {
+    let (_folder, mut settings) = in_folder();
+    settings.min_free = u64::MAX;
+    let (mut store, _) = Store::open(&settings).unwrap();
+    let error = store.write(&[taken("one", 1)]).unwrap_err();
+    assert!(matches!(error, StoreError::Low { .. }) && error.to_string().contains("min_free"), "{error}");
+    store.write(&[settled("one", 1)]).unwrap();
+}
+
+#[test]
+fn a_full_disk_refuses_and_works_again_when_there_is_room() {
+    let disk = Disk::default();
+    let (mut store, _) = disk.store().unwrap();
+    store.write(&[taken("one", 1)]).unwrap();
+    disk.state().is_full = true;
+    let many: Vec<_> = (2..2000).map(|seq| taken("one", seq)).collect();
+    for _ in 0..3 {
+        let error = store.write(&many).unwrap_err().to_string();
+        assert!(error.contains("can't be written"), "{error}");
+    }
+    disk.state().is_full = false;
+    store.write(&many).unwrap();
+    assert_eq!(seqs(&mut store, "one"), (1..2000).collect::<Vec<_>>());
+}
+
+/// Some commits, each of which takes, arrives, and takes out again.
+fn commits() -> Vec<Vec<Change>> {
+    (1..=12u64)
+        .map(|round| {
+            let mut changes: Vec<_> = (0..5).map(|at| taken("one", round * 10 + at)).collect();
+            changes.push(arrived("two", round));
+            if round > 1 {
+                changes.push(settled("one", (round - 1) * 10));
+            }
+            changes
+        })
+        .collect()
+}
+
+/// What has to be there after so many commits.
+fn expected(commits: usize) -> (Vec<u64>, Vec<u64>) {
+    let outbox = (1..=commits as u64).flat_map(|round| {
+        let first = if round < commits as u64 { 1 } else { 0 };
+        (first..5).map(move |at| round * 10 + at)
+    });
+    (outbox.collect(), (1..=commits as u64).collect())
+}
+
+#[test]
+fn no_committed_message_is_lost_wherever_the_power_fails() {
+    let counting = Disk::default();
+    let (mut store, _) = counting.store().unwrap();
+    let begin = counting.state().steps;
+    commits().iter().for_each(|changes| drop(store.write(changes).unwrap()));
+    let steps = counting.state().steps;
+    drop(store);
+
+    for cut in begin..steps {
+        let disk = Disk::default();
+        let (mut store, _) = disk.store().unwrap();
+        disk.state().steps_left = Some(cut - begin);
+        let mut committed = 0;
+        for changes in commits() {
+            if store.write(&changes).is_err() {
+                break;
+            }
+            committed += 1;
+        }
+        drop(store);
+        for seed in 0..3 {
+            let (mut store, restored) = disk.after_power_loss(seed).store().unwrap_or_else(|error| {
+                panic!("cut at {cut}, seed {seed}: {error}");
+            });
+            let found = (seqs(&mut store, "one"), numbers(&mut store, "two"));
+            // The commit that was cut off may have become durable, but only as a whole.
+            let possible = [expected(committed), expected(committed + 1)];
+            assert!(possible.contains(&found), "cut at {cut}, seed {seed}, {committed} committed: {found:?}");
+            assert_eq!(restored.outbox.iter().map(|waiting| waiting.messages).sum::<u64>(), found.0.len() as u64);
+            store.write(&[taken("one", 1000)]).unwrap();
+        }
+    }
+}
+
+/// A file with these messages.
+fn filled(settings: &StoreSettings, count: u64) -> PathBuf {
+    let (mut store, _) = Store::open(settings).unwrap();
+    store.write(&(1..=count).map(|seq| taken("one", seq)).collect::<Vec<_>>()).unwrap();
+    store.write(&[arrived("two", 5)]).unwrap();
+    settings.folder.join(FILE)
+}
+
+#[test]
+fn one_flipped_bit_costs_one_message_at_most() {
+    const COUNT: u64 = 200;
+    let (_folder, settings) = in_folder();
+    let path = filled(&settings, COUNT);
+    let whole = fs::read(&path).unwrap();
+    let mut damaged = 0;
+    for at in (0..whole.len()).step_by(whole.len() / 150) {
+        let mut bent = whole.clone();
+        bent[at] ^= 0x10;
+        fs::write(&path, &bent).unwrap();
+        let (mut store, restored) = Store::open(&settings).unwrap();
+        let found = seqs(&mut store, "one");
+        assert!(found.len() as u64 >= COUNT - 1, "byte {at}: {} left, {:?}", found.len(), restored.damage);
+        assert!(found.is_sorted());
+        drop(store);
+        if let Some(damage) = restored.damage {
+            damaged += 1;
+            let aside = settings.folder.join(format!("{FILE}.damaged-1"));
+            assert!(damage.contains(&aside.display().to_string()), "{damage}");
+            assert_eq!(fs::read(&aside).unwrap(), bent);
+            fs::remove_file(aside).unwrap();
+        }
+    }
+    assert!(damaged > 0, "no flip was noticed");
+}
+
+#[test]
+fn a_torn_file_keeps_what_its_beginning_has() {
+    let (_folder, settings) = in_folder();
+    let path = filled(&settings, 200);
+    let whole = fs::read(&path).unwrap();
+    let mut most = 0;
+    for part in 0..20 {
+        fs::write(&path, &whole[..whole.len() * part / 20]).unwrap();
+        let (mut store, restored) = Store::open(&settings).unwrap();
+        let found = seqs(&mut store, "one").len();
+        assert!(found >= most, "a longer part has fewer messages: {found} after {most}");
+        most = found;
+        if part > 0 {
+            let damage = restored.damage.unwrap();
+            assert!(damage.contains(&format!("{} messages", found + numbers(&mut store, "two").len())), "{damage}");
+        }
+    }
+    assert!(most > 100, "{most}");
+}
+
+#[test]
+fn rubbish_is_set_aside() {
+    let (_folder, settings) = in_folder();
+    fs::create_dir(&settings.folder).unwrap();
+    for (number, rubbish) in [&b"rubbish"[..], &[0; 10_000], &[0xa7; 100_000]].into_iter().enumerate() {
+        fs::write(settings.folder.join(FILE), rubbish).unwrap();
+        let (mut store, restored) = Store::open(&settings).unwrap();
+        assert!(restored.damage.unwrap().contains(&format!("damaged-{}", number + 1)));
+        store.write(&[taken("one", 1)]).unwrap();
+        drop(store);
+        fs::remove_file(settings.folder.join(FILE)).unwrap();
+    }
+}
