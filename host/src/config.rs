@@ -226,7 +226,7 @@ fn link(file: &File, folder: &Path, warnings: &mut Vec<String>) -> Result<LinkSe
         label: "device",
         url,
         client_id,
-        tls: TlsSettings { ca: link.ca.as_ref().map(|ca| folder.join(ca)), identity, alpn },
+        tls: TlsSettings { ca: link.ca.as_ref().map(|ca| folder.join(ca)), identity, alpn, not_before: None },
         protocol: match link.protocol {
             file::Protocol::V311 => Version::V311,
             file::Protocol::V5 => Version::V5,

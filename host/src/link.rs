@@ -33,7 +33,8 @@ use self::client::MailboxSender;
 pub use self::{
     backoff::BackoffSettings,
     client::{Client, ClientOptions, Delivery, Item, Mailbox, NotTaken, Notice},
-    codec::{NOT_AUTHORIZED, Refusal, Secret, Version},
+    codec::{ConnAck, NOT_AUTHORIZED, Refusal, Secret, Version},
+    connect::{Observer, Stage, Step, TlsInfo, probe},
     error::LinkError,
     tls::{TlsError, TlsSettings, client_config, provider},
     url::{BrokerUrl, UrlError},

@@ -86,7 +86,7 @@ pub(super) enum Inbound {
 
 /// What the broker allows on this connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ConnAck {
+pub struct ConnAck {
     /// It still knows the session.
     pub session_present: bool,
     /// QoS 1 messages it lets be unacknowledged.

@@ -4,6 +4,7 @@ use std::{fmt, io, time::Duration};
 
 use super::{
     codec::{DecodeError, NOT_AUTHORIZED, Refusal},
+    connect::Stage,
     tls::TlsError,
 };
 
@@ -27,7 +28,7 @@ pub enum LinkError {
     /// `connect_timeout` is over.
     TimedOut {
         /// What was being waited for.
-        during: &'static str,
+        during: Stage,
         /// How long all steps may take together.
         limit: Duration,
     },
@@ -35,7 +36,7 @@ pub enum LinkError {
     Files(TlsError),
     /// The handshake failed, or an alert came; explained.
     Tls(String),
-    /// CONNACK says no.
+    /// CONNACK, or a DISCONNECT in its place, says no.
     Refused(Refusal),
     /// The broker closed the connection in place of a CONNACK.
     ClosedUnanswered,
@@ -49,6 +50,20 @@ pub enum LinkError {
     Silent(Duration),
     /// The broker sent DISCONNECT with a reason.
     Disconnected(Refusal),
+}
+
+impl LinkError {
+    /// At which stage of an attempt it failed; `None`: the connection stood and ended.
+    pub fn stage(&self) -> Option<Stage> {
+        match self {
+            Self::Dns { .. } => Some(Stage::Name),
+            Self::Tcp { .. } => Some(Stage::Tcp),
+            Self::TimedOut { during, .. } => Some(*during),
+            Self::Files(_) | Self::Tls(_) => Some(Stage::Tls),
+            Self::Refused(_) | Self::ClosedUnanswered | Self::NotMqtt(_) => Some(Stage::ConnAck),
+            Self::Closed | Self::Broken(_) | Self::Silent(_) | Self::Disconnected(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for LinkError {

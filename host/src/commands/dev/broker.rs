@@ -44,6 +44,7 @@ impl Broker {
             ca: Some(files.ca.clone()),
             identity: Some((files.device_cert.clone(), files.device_key.clone())),
             alpn: vec![AWS_ALPN.to_owned()],
+            not_before: None,
         };
         // Of other folders than the first, and of what a device keeps: not of a session like this.
         config.plugins.clear();
