@@ -11,6 +11,7 @@ mod codec;
 mod connect;
 mod error;
 mod keep_alive;
+mod proxy;
 mod session;
 mod task;
 mod tls;
@@ -27,6 +28,7 @@ use std::{
 };
 
 use tokio::sync::{mpsc, watch};
+use tokio_tungstenite::tungstenite::http::HeaderMap;
 use tracing::{Instrument, info_span};
 
 use self::client::MailboxSender;
@@ -34,8 +36,9 @@ pub use self::{
     backoff::BackoffSettings,
     client::{Client, ClientOptions, Delivery, Item, Mailbox, NotTaken, Notice},
     codec::{ConnAck, NOT_AUTHORIZED, Refusal, Secret, Version},
-    connect::{Observer, Stage, Step, TlsInfo, probe},
+    connect::{Observer, ProxyRefusal, Stage, Step, TlsInfo, UpgradeRefusal, probe},
     error::LinkError,
+    proxy::{Proxy, ProxyUrlError},
     tls::{TlsError, TlsSettings, client_config, provider},
     url::{BrokerUrl, UrlError},
 };
@@ -58,6 +61,10 @@ pub struct LinkSettings {
     pub client_id: String,
     /// Certificates and ALPN.
     pub tls: TlsSettings,
+    /// What leads there.
+    pub proxy: Option<Proxy>,
+    /// Of the request for a WebSocket, besides what it needs. Their values are secret.
+    pub headers: HeaderMap,
     /// Which MQTT.
     pub protocol: Version,
     /// The longest silence on either side; zero: as long as it takes.

@@ -4,7 +4,7 @@ use std::{fmt, io, time::Duration};
 
 use super::{
     codec::{DecodeError, NOT_AUTHORIZED, Refusal},
-    connect::Stage,
+    connect::{ProxyRefusal, Stage, UpgradeRefusal},
     tls::TlsError,
 };
 
@@ -25,6 +25,15 @@ pub enum LinkError {
         /// What the system says.
         cause: io::Error,
     },
+    /// The proxy opens no way to the broker.
+    Proxy {
+        /// Its `host:port`.
+        proxy: String,
+        /// Why not.
+        refusal: ProxyRefusal,
+    },
+    /// The web server opens no WebSocket.
+    Upgrade(UpgradeRefusal),
     /// `connect_timeout` is over.
     TimedOut {
         /// What was being waited for.
@@ -40,6 +49,8 @@ pub enum LinkError {
     Refused(Refusal),
     /// The broker closed the connection in place of a CONNACK.
     ClosedUnanswered,
+    /// The server closed the WebSocket with a reason; in words.
+    Goodbye(String),
     /// What came is not MQTT, or not allowed.
     NotMqtt(String),
     /// The broker closed the connection.
@@ -53,14 +64,17 @@ pub enum LinkError {
 }
 
 impl LinkError {
-    /// At which stage of an attempt it failed; `None`: the connection stood and ended.
+    /// At which stage an attempt failed; of use only for that. `None`: only a connection
+    /// that stood ends so.
     pub fn stage(&self) -> Option<Stage> {
         match self {
             Self::Dns { .. } => Some(Stage::Name),
             Self::Tcp { .. } => Some(Stage::Tcp),
+            Self::Proxy { .. } => Some(Stage::Proxy),
+            Self::Upgrade(_) => Some(Stage::WebSocket),
             Self::TimedOut { during, .. } => Some(*during),
             Self::Files(_) | Self::Tls(_) => Some(Stage::Tls),
-            Self::Refused(_) | Self::ClosedUnanswered | Self::NotMqtt(_) => Some(Stage::ConnAck),
+            Self::Refused(_) | Self::ClosedUnanswered | Self::Goodbye(_) | Self::NotMqtt(_) => Some(Stage::ConnAck),
             Self::Closed | Self::Broken(_) | Self::Silent(_) | Self::Disconnected(_) => None,
         }
     }
@@ -75,6 +89,8 @@ impl fmt::Display for LinkError {
             Self::Tcp { to, cause } => {
                 write!(f, "no TCP connection to {to} ({cause}): check host and port in `url`, and the firewall")
             }
+            Self::Proxy { proxy, refusal } => write!(f, "the proxy {proxy}: {refusal}"),
+            Self::Upgrade(refusal) => refusal.fmt(f),
             Self::TimedOut { during, limit } => {
                 write!(
                     f,
@@ -100,6 +116,7 @@ impl fmt::Display for LinkError {
                 "the broker closed the connection in answer to CONNECT; on AWS IoT Core: the policy does not let this \
                  certificate connect with this client id, or the certificate is not active",
             ),
+            Self::Goodbye(said) => f.write_str(said),
             Self::NotMqtt(what) => write!(f, "the server does not keep to MQTT: {what}"),
             Self::Closed => f.write_str("the broker closed the connection"),
             Self::Broken(cause) => write!(f, "the connection broke: {cause}"),

@@ -169,7 +169,7 @@ pub(super) fn explain(error: &Error, host: &str, settings: &TlsSettings) -> Stri
             cause => format!("the server's certificate was refused: {cause}"),
         },
         Error::AlertReceived(AlertDescription::NoApplicationProtocol) => format!(
-            "the server agrees to none of the ALPN names offered ({}): AWS IoT Core takes `x-amzn-mqtt-ca` on port 443, and none on 8883; set `alpn`",
+            "the server agrees to none of the ALPN names offered ({}): AWS IoT Core takes `x-amzn-mqtt-ca` on port 443, `mqtt` there for custom authorizers, and none on 8883 or for wss://; set `alpn`",
             offered(settings),
         ),
         Error::AlertReceived(AlertDescription::CertificateRequired) => {
