@@ -16,6 +16,7 @@ mod model;
 mod overflow;
 mod pace;
 mod profile;
+mod proxy;
 mod rules;
 mod session;
 mod suspects;
@@ -35,14 +36,17 @@ use std::{
 };
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_tungstenite::tungstenite::http::HeaderMap;
 use tracing::{Instrument, info_span};
 
 pub use self::{
     backoff::BackoffSettings,
     client::{Client, ClientOptions, Commit, Delivery, Item, Mailbox, NotTaken, Notice, WhenFull},
-    codec::{NOT_AUTHORIZED, Refusal, Secret, Version},
+    codec::{ConnAck, NOT_AUTHORIZED, Refusal, Secret, Version},
+    connect::{Observer, ProxyRefusal, Stage, Step, TlsInfo, UpgradeRefusal, probe},
     error::LinkError,
     profile::{Breach, Profile},
+    proxy::{Proxy, ProxyUrlError},
     tls::{TlsError, TlsSettings, client_config, provider},
     url::{BrokerUrl, UrlError},
 };
@@ -71,6 +75,10 @@ pub struct LinkSettings {
     pub client_id: String,
     /// Certificates and ALPN.
     pub tls: TlsSettings,
+    /// What leads there.
+    pub proxy: Option<Proxy>,
+    /// Of the request for a WebSocket, besides what it needs. Their values are secret.
+    pub headers: HeaderMap,
     /// Which MQTT.
     pub protocol: Version,
     /// The limits to keep to.

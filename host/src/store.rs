@@ -366,7 +366,12 @@ impl Store {
             let (key, value) = row.map_err(redb::Error::from)?;
             let ((plugin, filter), (at_least_once, identifier)) = (key.value(), value.value());
             if let Ok(filter) = TopicFilter::parse(filter.to_owned()) {
-                restored.subscriptions.push(Wanted { plugin: plugin.into(), filter, qos: qos(at_least_once), identifier });
+                restored.subscriptions.push(Wanted {
+                    plugin: plugin.into(),
+                    filter,
+                    qos: qos(at_least_once),
+                    identifier,
+                });
             }
         }
         for row in read.open_table(AT_BROKER).map_err(redb::Error::from)?.iter().map_err(redb::Error::from)? {

@@ -59,8 +59,7 @@ impl Refusal {
 
     /// It is for something that was sent, not for the connection as such.
     pub(super) fn blames_a_packet(&self) -> bool {
-        const FOR_A_PACKET: [u8; 13] =
-            [0x81, 0x82, 0x87, 0x90, 0x93, 0x94, 0x95, 0x99, 0x9a, 0x9b, 0x9e, 0xa1, 0xa2];
+        const FOR_A_PACKET: [u8; 13] = [0x81, 0x82, 0x87, 0x90, 0x93, 0x94, 0x95, 0x99, 0x9a, 0x9b, 0x9e, 0xa1, 0xa2];
         FOR_A_PACKET.contains(&self.code)
     }
 }
@@ -105,7 +104,7 @@ pub(super) enum Inbound {
 
 /// What the broker allows on this connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ConnAck {
+pub struct ConnAck {
     /// It still knows the session.
     pub session_present: bool,
     /// QoS 1 messages it lets be unacknowledged.
@@ -435,11 +434,8 @@ mod tests {
 
     #[test]
     fn several_filters_go_into_one_packet() {
-        let subscription = |text: &str, qos| Subscription {
-            filter: TopicFilter::parse(text.to_owned()).unwrap(),
-            qos,
-            identifier: 1,
-        };
+        let subscription =
+            |text: &str, qos| Subscription { filter: TopicFilter::parse(text.to_owned()).unwrap(), qos, identifier: 1 };
         let two = [subscription("a", Qos::AtMostOnce), subscription("b", Qos::AtLeastOnce)];
         let filters = two.clone().map(|subscription| subscription.filter);
         for (version, properties) in [(Version::V311, &[][..]), (Version::V5, &[0][..])] {

@@ -1,18 +1,33 @@
-//! From a URL to an accepted connection: DNS, TCP, TLS, CONNECT, CONNACK, all within
-//! one time limit.
+//! From a URL to an accepted connection: DNS, TCP, proxy, TLS, WebSocket, CONNECT and
+//! CONNACK, all within one time limit.
+//!
+//! Each stage has a room of its own. An observer hears of every stage that succeeded;
+//! the error that ends an attempt knows its own ([`LinkError::stage`]).
 
-use std::{cell::Cell, fmt, io, net::SocketAddr, sync::Arc};
+mod dial;
+mod greet;
+mod handshake;
+mod http;
+mod proxy;
+mod websocket;
 
-use rustls::pki_types::ServerName;
+use std::{cell::Cell, fmt, io, net::SocketAddr, time::Duration};
+
 use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::TlsConnector;
 
+pub(super) use self::greet::RECEIVE_MAXIMUM;
+use self::{
+    dial::DialError,
+    websocket::{Goodbye, NoUpgrade},
+};
+pub use self::{handshake::TlsInfo, proxy::ProxyRefusal, websocket::UpgradeRefusal};
 use super::{
     LinkSettings,
-    codec::{Codec, ConnAck, Connect, Inbound},
+    codec::{Codec, ConnAck, Version},
     error::LinkError,
+    proxy::Proxy,
     tls,
-    wire::{Stream, Turn, Wire},
+    wire::{Stream, Wire},
 };
 
 /// The broker has accepted it.
@@ -33,168 +48,154 @@ pub(super) struct Connection {
 pub(super) struct ConnectionInfo {
     /// Where to.
     pub url: String,
+    /// By which proxy.
+    pub proxy: Option<String>,
     /// `None` without TLS.
     pub tls: Option<TlsInfo>,
     /// The MQTT version.
-    pub version: super::codec::Version,
+    pub version: Version,
     /// The client id in force.
     pub client_id: String,
     /// The broker still knew the session.
     pub session_present: bool,
 }
 
-/// What was agreed in the TLS handshake.
+/// A stage of an attempt that succeeded, in the order in which they come.
 #[derive(Debug, Clone)]
-pub(super) struct TlsInfo {
-    /// For instance `TLSv1_3`.
-    pub version: String,
-    /// For instance `TLS13_AES_256_GCM_SHA384`.
-    pub cipher: String,
-    /// The ALPN name, if the server picked one.
-    pub alpn: Option<String>,
-    /// The names offered.
-    pub offered: String,
+pub enum Step {
+    /// The name has these addresses; with a proxy it is the proxy's name.
+    Resolved(Vec<SocketAddr>),
+    /// This one, of the broker or the proxy, takes a TCP connection.
+    Tcp(SocketAddr),
+    /// The proxy of this name has opened a way to the broker.
+    Proxied(String),
+    /// TLS stands, and the server is the one it should be.
+    Tls(TlsInfo),
+    /// The server speaks WebSocket now.
+    Upgraded,
+    /// The broker has accepted the connection.
+    Accepted(ConnAck),
 }
 
-/// The most QoS 1 arrivals the broker may leave unacknowledged; MQTT 5 announces it.
-pub(super) const RECEIVE_MAXIMUM: u16 = 100;
+/// What an attempt is doing, or was doing when it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Looking up the name.
+    Name,
+    /// Opening a TCP connection.
+    Tcp,
+    /// Asking the proxy for a way to the broker.
+    Proxy,
+    /// Reading the files that TLS needs, and the handshake.
+    Tls,
+    /// Asking the web server for a WebSocket.
+    WebSocket,
+    /// CONNECT is sent, CONNACK is not there.
+    ConnAck,
+}
+
+/// Hears of each step.
+pub type Observer<'a> = &'a mut (dyn FnMut(Step) + Send);
+
+/// Makes one attempt, ends it in good order when it succeeds, and says why when it does not.
+pub async fn probe(settings: &LinkSettings, observer: Observer<'_>) -> Result<(), LinkError> {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let mut connection = connect(settings, observer).await?;
+    if connection.codec.disconnect(&mut connection.wire.outbound).is_ok() {
+        // It was accepted; that the broker does not take the DISCONNECT changes nothing.
+        let _ = timeout(PATIENCE, connection.wire.close()).await;
+    }
+    Ok(())
+}
 
 /// Makes one attempt.
-pub(super) async fn connect(settings: &LinkSettings) -> Result<Connection, LinkError> {
-    let step = Cell::new("the name's address (DNS)");
+pub(super) async fn connect(settings: &LinkSettings, observer: Observer<'_>) -> Result<Connection, LinkError> {
+    let stage = Cell::new(Stage::Name);
     let limit = settings.connect_timeout;
-    let connected = timeout(limit, attempt(settings, &step)).await;
-    connected.unwrap_or_else(|_| Err(LinkError::TimedOut { during: step.get(), limit }))
+    let connected = timeout(limit, attempt(settings, &stage, observer)).await;
+    connected.unwrap_or_else(|_| Err(LinkError::TimedOut { during: stage.get(), limit }))
 }
 
-async fn attempt(settings: &LinkSettings, step: &Cell<&'static str>) -> Result<Connection, LinkError> {
-    let tcp = dial(settings, step).await?;
-    let (stream, tls): (Box<dyn Stream>, _) = if settings.url.is_tls() {
-        step.set("the TLS handshake");
-        let (stream, info) = handshake(settings, tcp).await?;
-        (stream, Some(info))
+async fn attempt(
+    settings: &LinkSettings,
+    stage: &Cell<Stage>,
+    observer: Observer<'_>,
+) -> Result<Connection, LinkError> {
+    let tcp = reach(settings, stage, observer).await?;
+    let mut agreed = None;
+    let stream: Box<dyn Stream> = if settings.url.is_tls() {
+        stage.set(Stage::Tls);
+        let (stream, info) = handshake::handshake(settings, tcp).await?;
+        observer(Step::Tls(info.clone()));
+        agreed = Some(info);
+        upgrade(settings, stream, stage, observer).await?
     } else {
-        (Box::new(tcp), None)
+        upgrade(settings, tcp, stage, observer).await?
     };
-    step.set("the broker's CONNACK");
-    greet(settings, Wire::new(stream), tls).await
+    stage.set(Stage::ConnAck);
+    let connection = greet::greet(settings, Wire::new(stream), agreed).await?;
+    observer(Step::Accepted(connection.connack.clone()));
+    Ok(connection)
 }
 
-async fn dial(settings: &LinkSettings, step: &Cell<&'static str>) -> Result<TcpStream, LinkError> {
-    let (host, port) = (settings.url.host(), settings.url.port());
-    let dns = |cause| LinkError::Dns { host: host.to_owned(), cause };
-    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await.map_err(dns)?.collect();
-    step.set("a TCP connection");
-    let to = format!("{host}:{port}");
-    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for (tried, address) in addresses.iter().enumerate() {
-        // An address that never answers must leave time for the next one.
-        let patience = settings.connect_timeout / u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX) * 9 / 10;
-        match timeout(patience, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                // Nagle's algorithm and delayed acknowledgements cost 8 ms at QoS 1.
-                stream.set_nodelay(true).map_err(|cause| LinkError::Tcp { to, cause })?;
-                return Ok(stream);
-            }
-            Ok(Err(cause)) => failure = cause,
-            Err(_) => failure = io::Error::new(io::ErrorKind::TimedOut, format!("{address} does not answer")),
-        }
+/// TCP to the broker, by the proxy if there is one.
+async fn reach(settings: &LinkSettings, stage: &Cell<Stage>, observer: Observer<'_>) -> Result<TcpStream, LinkError> {
+    let (host, port) = match &settings.proxy {
+        // It looks the broker's name up itself.
+        Some(proxy) => (proxy.host(), proxy.port()),
+        None => (settings.url.host(), settings.url.port()),
+    };
+    let refused = |proxy: &Proxy, refusal| LinkError::Proxy { proxy: proxy.to_string(), refusal };
+    let failed = |error| match (error, &settings.proxy) {
+        (DialError::Dns(cause), Some(proxy)) => refused(proxy, ProxyRefusal::Dns(cause)),
+        (DialError::Tcp(cause), Some(proxy)) => refused(proxy, ProxyRefusal::Tcp(cause)),
+        (DialError::Dns(cause), None) => LinkError::Dns { host: host.to_owned(), cause },
+        (DialError::Tcp(cause), None) => LinkError::Tcp { to: settings.url.authority(), cause },
+    };
+    let addresses = dial::resolve(host, port).await.map_err(failed)?;
+    observer(Step::Resolved(addresses.clone()));
+    stage.set(Stage::Tcp);
+    let (mut tcp, address) = dial::dial(&addresses, settings.connect_timeout).await.map_err(failed)?;
+    observer(Step::Tcp(address));
+    if let Some(proxy) = &settings.proxy {
+        stage.set(Stage::Proxy);
+        let opened = proxy::open(&mut tcp, proxy, &settings.url.authority()).await;
+        opened.map_err(|refusal| refused(proxy, refusal))?;
+        observer(Step::Proxied(proxy.to_string()));
     }
-    Err(LinkError::Tcp { to, cause: failure })
+    Ok(tcp)
 }
 
-async fn handshake(settings: &LinkSettings, tcp: TcpStream) -> Result<(Box<dyn Stream>, TlsInfo), LinkError> {
-    let config = tls::client_config(&settings.tls).map_err(LinkError::Files)?;
-    let host = settings.url.host();
-    let name = ServerName::try_from(host.to_owned())
-        .map_err(|_| LinkError::Tls(format!("`{host}` is not a name a certificate can be for")))?;
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await;
-    let stream = stream.map_err(|cause| match broken(settings, cause) {
-        LinkError::Broken(cause) => LinkError::Tls(format!(
-            "the server closed the connection during the TLS handshake ({cause}); offered ALPN: {}",
-            tls::offered(&settings.tls)
-        )),
-        LinkError::Closed => LinkError::Tls(format!(
-            "the server closed the connection during the TLS handshake; offered ALPN: {}",
-            tls::offered(&settings.tls)
-        )),
-        error => error,
-    })?;
-    let (_, agreed) = stream.get_ref();
-    let info = TlsInfo {
-        version: agreed.protocol_version().map_or_else(String::new, |version| format!("{version:?}")),
-        cipher: agreed.negotiated_cipher_suite().map_or_else(String::new, |suite| format!("{:?}", suite.suite())),
-        alpn: agreed.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned()),
-        offered: tls::offered(&settings.tls),
-    };
-    Ok((Box::new(stream), info))
-}
-
-async fn greet(settings: &LinkSettings, mut wire: Wire, tls: Option<TlsInfo>) -> Result<Connection, LinkError> {
-    let mut codec = Codec::new(settings.protocol, settings.largest_packet());
-    let connect = Connect {
-        client_id: settings.client_id.clone(),
-        keep_alive: settings.keep_alive,
-        session_expiry: settings.session_expiry,
-        username: settings.username.clone(),
-        password: settings.password.clone(),
-        receive_maximum: RECEIVE_MAXIMUM,
-        max_packet: settings.largest_packet(),
-    };
-    codec.connect(&connect, &mut wire.outbound).map_err(|error| LinkError::NotMqtt(format!("CONNECT: {error}")))?;
-    let inbound = loop {
-        let turn = wire.turn().await.map_err(|cause| match broken(settings, cause) {
-            LinkError::Closed | LinkError::Broken(_) => LinkError::ClosedUnanswered,
+/// A WebSocket over the stream where the URL wants one, else the stream itself.
+async fn upgrade(
+    settings: &LinkSettings,
+    stream: impl Stream + 'static,
+    stage: &Cell<Stage>,
+    observer: Observer<'_>,
+) -> Result<Box<dyn Stream>, LinkError> {
+    /// Servers may put many packets into a frame.
+    const FRAME: usize = 1024 * 1024;
+    let Some(path) = settings.url.websocket() else { return Ok(Box::new(stream)) };
+    stage.set(Stage::WebSocket);
+    let longest = usize::try_from(settings.largest_packet()).unwrap_or(usize::MAX).max(FRAME);
+    let upgraded = websocket::upgrade(stream, &settings.url.web_host(), path, &settings.headers, longest).await;
+    let stream = upgraded.map_err(|failed| match failed {
+        NoUpgrade::Refused(refusal) => LinkError::Upgrade(refusal),
+        NoUpgrade::Broken(cause) => match broken(settings, cause) {
+            LinkError::Broken(_) => LinkError::Upgrade(UpgradeRefusal::Closed),
             error => error,
-        });
-        match turn? {
-            Turn::Read => {
-                not_http(&wire.inbound, tls.as_ref())?;
-                if let Some(inbound) = codec.decode(&mut wire.inbound)? {
-                    break inbound;
-                }
-            }
-            Turn::Written => {}
-            Turn::Closed => return Err(LinkError::ClosedUnanswered),
-        }
-    };
-    let connack = match inbound {
-        Inbound::ConnAck(Ok(connack)) => connack,
-        Inbound::ConnAck(Err(refusal)) => return Err(LinkError::Refused(refusal)),
-        Inbound::Disconnect(refusal) => return Err(LinkError::Disconnected(refusal)),
-        other => {
-            return Err(LinkError::NotMqtt(format!("expected CONNACK, got {other:?}")));
-        }
-    };
-    if let Some(max) = connack.max_packet {
-        codec.limit_outbound(max);
-    }
-    let info = ConnectionInfo {
-        url: settings.url.to_string(),
-        tls,
-        version: settings.protocol,
-        client_id: connack.client_id.clone().unwrap_or_else(|| settings.client_id.clone()),
-        session_present: connack.session_present,
-    };
-    Ok(Connection { wire, codec, connack, info })
-}
-
-/// A port that routes by ALPN (AWS IoT Core's 443, a company's front) hands whoever
-/// offers the wrong name, or none, to a web server, which answers as such.
-fn not_http(inbound: &[u8], tls: Option<&TlsInfo>) -> Result<(), LinkError> {
-    if !inbound.starts_with(b"HTTP/") {
-        return Ok(());
-    }
-    let line = String::from_utf8_lossy(inbound.split(|byte| *byte == b'\r').next().unwrap_or_default()).into_owned();
-    let offered = tls.map_or("none", |tls| tls.offered.as_str());
-    Err(LinkError::NotMqtt(format!(
-        "a web server answered (\"{line}\"); ALPN offered: {offered}. A port shared with HTTPS wants the right name, on AWS IoT Core `x-amzn-mqtt-ca`: set `alpn`"
-    )))
+        },
+    })?;
+    observer(Step::Upgraded);
+    Ok(Box::new(stream))
 }
 
 /// An error of the stream; TLS alerts that come late (a refused client certificate at
 /// TLS 1.3) are in it.
 pub(super) fn broken(settings: &LinkSettings, cause: io::Error) -> LinkError {
+    if let Some(said) = cause.get_ref().and_then(|inner| inner.downcast_ref::<Goodbye>()) {
+        return LinkError::Goodbye(said.to_string());
+    }
     let tls = cause.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match tls {
         Some(error) => LinkError::Tls(tls::explain(error, settings.url.host(), &settings.tls)),
@@ -204,9 +205,38 @@ pub(super) fn broken(settings: &LinkSettings, cause: io::Error) -> LinkError {
     }
 }
 
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resolved(addresses) => write!(f, "the name has the addresses {addresses:?}"),
+            Self::Tcp(address) => write!(f, "TCP to {address}"),
+            Self::Proxied(proxy) => write!(f, "the proxy {proxy} has opened a way"),
+            Self::Tls(info) => write!(f, "{} {}", info.version, info.cipher),
+            Self::Upgraded => f.write_str("the server speaks WebSocket"),
+            Self::Accepted(connack) => write!(f, "{connack:?}"),
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Name => "the name's address (DNS)",
+            Self::Tcp => "a TCP connection",
+            Self::Proxy => "the proxy's answer",
+            Self::Tls => "the TLS handshake",
+            Self::WebSocket => "the WebSocket upgrade",
+            Self::ConnAck => "the broker's CONNACK",
+        })
+    }
+}
+
 impl fmt::Display for ConnectionInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, ", self.url)?;
+        if let Some(proxy) = &self.proxy {
+            write!(f, "by the proxy {proxy}, ")?;
+        }
         match &self.tls {
             None => f.write_str("no TLS")?,
             Some(tls) => {
@@ -214,6 +244,10 @@ impl fmt::Display for ConnectionInfo {
                 match &tls.alpn {
                     Some(name) => write!(f, "ALPN {name}")?,
                     None => write!(f, "ALPN none agreed (offered: {})", tls.offered)?,
+                }
+                if let Some(time) = tls.checked_at {
+                    let time = humantime::format_rfc3339_seconds(time);
+                    write!(f, ", certificates checked as of {time} since the clock is behind that")?;
                 }
             }
         }

@@ -4,6 +4,7 @@ use std::{fmt, io, time::Duration};
 
 use super::{
     codec::{DecodeError, NOT_AUTHORIZED, Refusal},
+    connect::{ProxyRefusal, Stage, UpgradeRefusal},
     tls::TlsError,
 };
 
@@ -24,10 +25,19 @@ pub enum LinkError {
         /// What the system says.
         cause: io::Error,
     },
+    /// The proxy opens no way to the broker.
+    Proxy {
+        /// Its `host:port`.
+        proxy: String,
+        /// Why not.
+        refusal: ProxyRefusal,
+    },
+    /// The web server opens no WebSocket.
+    Upgrade(UpgradeRefusal),
     /// `connect_timeout` is over.
     TimedOut {
         /// What was being waited for.
-        during: &'static str,
+        during: Stage,
         /// How long all steps may take together.
         limit: Duration,
     },
@@ -35,10 +45,12 @@ pub enum LinkError {
     Files(TlsError),
     /// The handshake failed, or an alert came; explained.
     Tls(String),
-    /// CONNACK says no.
+    /// CONNACK, or a DISCONNECT in its place, says no.
     Refused(Refusal),
     /// The broker closed the connection in place of a CONNACK.
     ClosedUnanswered,
+    /// The server closed the WebSocket with a reason; in words.
+    Goodbye(String),
     /// What came is not MQTT, or not allowed.
     NotMqtt(String),
     /// The broker closed the connection.
@@ -60,6 +72,23 @@ pub enum LinkError {
     Disconnected(Refusal),
 }
 
+impl LinkError {
+    /// At which stage an attempt failed; of use only for that. `None`: only a connection
+    /// that stood ends so.
+    pub fn stage(&self) -> Option<Stage> {
+        match self {
+            Self::Dns { .. } => Some(Stage::Name),
+            Self::Tcp { .. } => Some(Stage::Tcp),
+            Self::Proxy { .. } => Some(Stage::Proxy),
+            Self::Upgrade(_) => Some(Stage::WebSocket),
+            Self::TimedOut { during, .. } => Some(*during),
+            Self::Files(_) | Self::Tls(_) => Some(Stage::Tls),
+            Self::Refused(_) | Self::ClosedUnanswered | Self::Goodbye(_) | Self::NotMqtt(_) => Some(Stage::ConnAck),
+            Self::Closed | Self::Broken(_) | Self::Silent(_) | Self::Unanswered { .. } | Self::Disconnected(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for LinkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -69,6 +98,8 @@ impl fmt::Display for LinkError {
             Self::Tcp { to, cause } => {
                 write!(f, "no TCP connection to {to} ({cause}): check host and port in `url`, and the firewall")
             }
+            Self::Proxy { proxy, refusal } => write!(f, "the proxy {proxy}: {refusal}"),
+            Self::Upgrade(refusal) => refusal.fmt(f),
             Self::TimedOut { during, limit } => {
                 write!(
                     f,
@@ -94,6 +125,7 @@ impl fmt::Display for LinkError {
                 "the broker closed the connection in answer to CONNECT; on AWS IoT Core: the policy does not let this \
                  certificate connect with this client id, or the certificate is not active",
             ),
+            Self::Goodbye(said) => f.write_str(said),
             Self::NotMqtt(what) => write!(f, "the server does not keep to MQTT: {what}"),
             Self::Closed => f.write_str("the broker closed the connection"),
             Self::Broken(cause) => write!(f, "the connection broke: {cause}"),

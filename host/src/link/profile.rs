@@ -171,7 +171,8 @@ mod tests {
 
     #[test]
     fn what_aws_would_punish_does_not_leave() {
-        let refused = |topic: &str, payload, retain| Profile::AwsIot.check(&message(topic, payload, retain)).unwrap_err();
+        let refused =
+            |topic: &str, payload, retain| Profile::AwsIot.check(&message(topic, payload, retain)).unwrap_err();
         assert_eq!(refused("a", 128 * 1024 + 1, false), Breach::TooLarge(128 * 1024));
         assert!(matches!(refused(&"a".repeat(257), 0, false), Breach::InvalidTopic(_)));
         assert!(matches!(refused("1/2/3/4/5/6/7/8/9", 0, false), Breach::InvalidTopic(_)));

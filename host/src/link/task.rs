@@ -220,7 +220,8 @@ impl Task {
     /// One attempt; commands are taken meanwhile. `None`: closing.
     async fn connect(&mut self) -> Option<Result<Connection, LinkError>> {
         let settings = self.settings.clone();
-        let mut attempt = pin!(connect::connect(&settings));
+        let mut observer = |step| debug!("{step}");
+        let mut attempt = pin!(connect::connect(&settings, &mut observer));
         loop {
             self.do_chores();
             select! {

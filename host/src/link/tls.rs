@@ -6,12 +6,16 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, Error, RootCertStore,
+    client::ResolvesClientCert,
     crypto::CryptoProvider,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    sign::{CertifiedKey, SingleCertAndKey},
+    time_provider::TimeProvider,
 };
 
 /// What the configuration says about TLS.
@@ -23,6 +27,9 @@ pub struct TlsSettings {
     pub identity: Option<(PathBuf, PathBuf)>,
     /// Offered by ALPN, the first the most wanted; empty: none are.
     pub alpn: Vec<String>,
+    /// It can't be earlier than this, whatever the system's clock says: certificates are
+    /// checked against the later of the two.
+    pub not_before: Option<SystemTime>,
 }
 
 /// The files do not make a TLS configuration.
@@ -82,25 +89,50 @@ pub enum TlsError {
 /// Reads the files and makes the configuration for a connection. It is done anew for
 /// each connection, so files that changed are picked up.
 pub fn client_config(settings: &TlsSettings) -> Result<ClientConfig, TlsError> {
-    let builder = ClientConfig::builder_with_provider(provider())
+    let builder = ClientConfig::builder_with_details(provider(), Arc::new(Clock { not_before: settings.not_before }))
         .with_safe_default_protocol_versions()
         .unwrap_or_else(|_| unreachable!("ring has cipher suites for TLS 1.2 and 1.3"))
         .with_root_certificates(roots(settings.ca.as_deref())?);
     let mut config = match &settings.identity {
         None => builder.with_no_client_auth(),
-        Some((cert, key)) => {
-            let chain = certificates("client certificate", cert)?;
-            let identity = builder.with_client_auth_cert(chain, private_key(key)?);
-            identity.map_err(|cause| match cause {
-                Error::InconsistentKeys(_) => TlsError::Mismatch { cert: cert.clone(), key: key.clone() },
-                cause => TlsError::Identity { cert: cert.clone(), key: key.clone(), cause },
-            })?
-        }
+        Some((cert, key)) => builder.with_client_cert_resolver(identity(cert, key)?),
     };
     config.alpn_protocols = settings.alpn.iter().map(|name| name.clone().into_bytes()).collect();
     // AWS IoT Core has no session tickets, and a config lives for one connection.
     config.resumption = rustls::client::Resumption::disabled();
     Ok(config)
+}
+
+/// The device's certificate with something that signs for it. The one place that knows
+/// where the key is: one that a TPM or a PKCS#11 token holds would be another
+/// [`rustls::sign::SigningKey`] here, and nothing else would change.
+fn identity(cert: &Path, key: &Path) -> Result<Arc<dyn ResolvesClientCert>, TlsError> {
+    let chain = certificates("client certificate", cert)?;
+    let unusable = |cause| TlsError::Identity { cert: cert.into(), key: key.into(), cause };
+    let signing = provider().key_provider.load_private_key(private_key(key)?).map_err(unusable)?;
+    let identity = CertifiedKey::new(chain, signing);
+    match identity.keys_match() {
+        // A key that does not tell its public half can't be compared.
+        Ok(()) | Err(Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
+        Err(Error::InconsistentKeys(_)) => return Err(TlsError::Mismatch { cert: cert.into(), key: key.into() }),
+        Err(cause) => return Err(unusable(cause)),
+    }
+    Ok(Arc::new(SingleCertAndKey::from(identity)))
+}
+
+/// The system's clock, which on a device may start in 1970.
+#[derive(Debug)]
+struct Clock {
+    not_before: Option<SystemTime>,
+}
+
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        let now = SystemTime::now();
+        let now = self.not_before.map_or(now, |not_before| not_before.max(now));
+        let since_1970 = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        Some(UnixTime::since_unix_epoch(since_1970))
+    }
 }
 
 /// The one crypto provider of the program.
@@ -137,7 +169,7 @@ pub(super) fn explain(error: &Error, host: &str, settings: &TlsSettings) -> Stri
             cause => format!("the server's certificate was refused: {cause}"),
         },
         Error::AlertReceived(AlertDescription::NoApplicationProtocol) => format!(
-            "the server agrees to none of the ALPN names offered ({}): AWS IoT Core takes `x-amzn-mqtt-ca` on port 443, and none on 8883; set `alpn`",
+            "the server agrees to none of the ALPN names offered ({}): AWS IoT Core takes `x-amzn-mqtt-ca` on port 443, `mqtt` there for custom authorizers, and none on 8883 or for wss://; set `alpn`",
             offered(settings),
         ),
         Error::AlertReceived(AlertDescription::CertificateRequired) => {

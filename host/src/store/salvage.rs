@@ -98,8 +98,6 @@ fn change(body: &record::Body<'_>) -> Option<Change> {
         Kind::Quarantine => {
             Change::Quarantined { owner: name, seq: body.place, record, reason: body.reason.to_owned() }
         }
-        Kind::Inbox => {
-            Change::Arrived { plugin: name, number: body.place, message, redelivered: body.redelivered }
-        }
+        Kind::Inbox => Change::Arrived { plugin: name, number: body.place, message, redelivered: body.redelivered },
     })
 }

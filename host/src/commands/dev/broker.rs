@@ -44,9 +44,13 @@ impl Broker {
             ca: Some(files.ca.clone()),
             identity: Some((files.device_cert.clone(), files.device_key.clone())),
             alpn: vec![AWS_ALPN.to_owned()],
+            not_before: None,
         };
         // What a device keeps for years, this keeps as long as the broker does.
         config.disk = config.disk.map(|disk| DiskConfig { folder: folder.path().join("data"), ..disk });
+        // It is on this machine, where no proxy leads.
+        config.link.proxy = None;
+        config.link.headers.clear();
         // Of other folders than the first, and of what a device keeps: not of a session like this.
         config.plugins.clear();
         config.warnings.clear();
@@ -77,6 +81,7 @@ fn write_client_config(config: &Config, broker: &DevBroker, folder: &Path) -> an
     link.insert("url".to_owned(), config.link.url.to_string().into());
     link.insert("client_id".to_owned(), "alphorn".into());
     link.insert("alpn".to_owned(), vec![AWS_ALPN.to_owned()].into());
+    link.insert("proxy".to_owned(), "".into());
     for (key, path) in [("ca", &files.ca), ("cert", &files.monitor_cert), ("key", &files.monitor_key)] {
         link.insert(key.to_owned(), path.display().to_string().into());
     }
