@@ -302,7 +302,7 @@ impl Task {
             clock.pause,
             closing,
             self.session.look_at(),
-            self.suspects.next_deadline(),
+            self.suspects.next_deadline(Instant::now()),
             self.sweep_at,
             hold,
         ];

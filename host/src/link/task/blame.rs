@@ -86,9 +86,7 @@ fn death(error: &LinkError) -> Death {
     match error {
         LinkError::Disconnected(refusal) if refusal.is_taken_over() => Death::TakenOver,
         LinkError::Disconnected(refusal) if refusal.blames_a_packet() => Death::Blamed,
-        LinkError::Disconnected(_) | LinkError::Closed => Death::ClosedByPeer,
-        LinkError::Broken(_) | LinkError::Tls(_) => Death::Reset,
-        LinkError::Silent(_) | LinkError::Unanswered { .. } => Death::Silent,
-        _ => Death::Ours,
+        LinkError::Disconnected(_) | LinkError::Closed | LinkError::Broken(_) | LinkError::Tls(_) => Death::Closed,
+        _ => Death::Other,
     }
 }

@@ -11,7 +11,6 @@ use super::{
         connect::{Connection, RECEIVE_MAXIMUM},
         error::LinkError,
         session::Request,
-        suspects::Item,
     },
     Clock, Task,
 };
@@ -63,7 +62,7 @@ impl Task {
 
     fn acknowledged(&mut self, seq: Seq, result: Result<(), Refusal>, clock: &mut Clock, now: Instant) {
         if let Some(entry) = self.outbox.in_flight(seq) {
-            self.suspects.answered(&Item::publish(entry));
+            self.suspects.acknowledged(entry.owner, &entry.message.topic);
         }
         match result {
             Err(refusal) if refusal.is_transient() => {

@@ -5,9 +5,7 @@ use std::time::Instant;
 use tracing::warn;
 
 use super::{
-    super::{
-        client::Notice, codec::EncodeError, connect::Connection, error::LinkError, session::Request, suspects::Item,
-    },
+    super::{client::Notice, codec::EncodeError, connect::Connection, error::LinkError, session::Request},
     Clock, Task,
 };
 use crate::{
@@ -58,7 +56,7 @@ impl Task {
         let written = connection.codec.ping(&mut connection.wire.outbound);
         written.map_err(|error| LinkError::NotMqtt(format!("PINGREQ: {error}")))?;
         clock.keep_alive.pinged(now);
-        self.suspects.pinged(now);
+        self.suspects.pinged();
         Ok(())
     }
 
@@ -73,7 +71,8 @@ impl Task {
         let (window, pace) = (self.session.window_is_open(), clock.next_drain.is_none());
         let suspects = &mut self.suspects;
         let head = self.outbox.peek(pace, |entry, _| {
-            (window || entry.message.qos == Qos::AtMostOnce) && suspects.may_send(&Item::publish(entry), now)
+            (window || entry.message.qos == Qos::AtMostOnce)
+                && suspects.may_publish(entry.owner, &entry.message.topic, now)
         });
         let Some(head) = head else { return Sent::No };
         let (seq, entry, is_backlog) = (head.seq, head.entry, head.is_backlog);
@@ -100,7 +99,7 @@ impl Task {
         let Connection { wire, codec, .. } = connection;
         match codec.publish(message, packet_id, false, &mut wire.outbound) {
             Ok(()) => {
-                self.suspects.sent(Item::publish(entry), now);
+                self.suspects.published(entry.owner, &entry.message.topic, at_least_once, now);
                 if at_least_once {
                     self.outbox.send();
                 } else if let Some((seq, entry)) = self.outbox.pop() {
@@ -136,8 +135,8 @@ impl Task {
             self.session.end(packet_id);
             return Sent::Yes;
         };
-        let item = Item::publish(entry);
-        if !self.suspects.may_send(&item, now) {
+        let (owner, topic) = (entry.owner, entry.message.topic.clone());
+        if !self.suspects.may_publish(owner, &topic, now) {
             return Sent::No;
         }
         if let Err(until) = self.pace.allow(now, entry.message.payload.len()) {
@@ -147,7 +146,7 @@ impl Task {
         match connection.codec.publish(&entry.message, packet_id, true, &mut connection.wire.outbound) {
             Ok(()) => {
                 self.session.send_again(now);
-                self.suspects.sent(item, now);
+                self.suspects.published(owner, &topic, true, now);
             }
             Err(error) => {
                 self.session.end(packet_id);

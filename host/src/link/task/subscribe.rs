@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Instant};
 use tracing::{debug, warn};
 
 use super::{
-    super::{client::Notice, codec::Refusal, connect::Connection, error::LinkError, session::Request, suspects::Item},
+    super::{client::Notice, codec::Refusal, connect::Connection, error::LinkError, session::Request},
     Task,
 };
 use crate::{
@@ -133,7 +133,7 @@ impl Task {
         while self.session.takes_requests() && connection.wire.outbound.len() < super::send::AHEAD {
             let Some(request) = self.requests.front() else { break };
             if let Request::Subscribe(subscriptions) = request
-                && !subscriptions.iter().all(|to| self.suspects.may_send(&Item::Subscribe(to.filter.clone()), now))
+                && !subscriptions.iter().all(|to| self.suspects.may_subscribe(&to.filter, now))
             {
                 break;
             }
@@ -141,7 +141,7 @@ impl Task {
             let packet_id = self.session.begin(request.clone(), now);
             if let Request::Subscribe(subscriptions) = &request {
                 for to in subscriptions {
-                    self.suspects.sent(Item::Subscribe(to.filter.clone()), now);
+                    self.suspects.subscribed(&to.filter, now);
                 }
             }
             self.write_request(&request, packet_id, connection)?;
@@ -172,7 +172,7 @@ impl Task {
         let mut results = results.into_iter();
         for subscription in subscriptions {
             let filter = subscription.filter.clone();
-            self.suspects.answered(&Item::Subscribe(filter.clone()));
+            self.suspects.granted(&filter);
             self.asked.remove(&filter);
             match results.next() {
                 Some(Err(refusal)) => self.subscription_refused(&filter, &refusal),
