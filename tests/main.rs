@@ -7,6 +7,7 @@
 mod harness;
 
 mod alpn;
+mod authorizer;
 mod broker_away;
 mod commands;
 mod config;
@@ -15,7 +16,9 @@ mod dev;
 mod examples;
 mod mosquitto;
 mod plugins;
+mod proxy;
 mod publish;
 mod shutdown;
 mod subscribe;
 mod tls;
+mod websocket;

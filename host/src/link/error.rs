@@ -101,11 +101,20 @@ impl fmt::Display for LinkError {
             Self::Proxy { proxy, refusal } => write!(f, "the proxy {proxy}: {refusal}"),
             Self::Upgrade(refusal) => refusal.fmt(f),
             Self::TimedOut { during, limit } => {
-                write!(
-                    f,
-                    "no connection within {} (`connect_timeout`), while waiting for {during}",
-                    humantime::format_duration(*limit)
-                )
+                let limit = humantime::format_duration(*limit);
+                write!(f, "no connection within {limit} (`connect_timeout`), while waiting for {during}: ")?;
+                f.write_str(match during {
+                    Stage::Name => "check the device's DNS",
+                    Stage::Tcp => "check host and port in `url`, and the firewall",
+                    Stage::Proxy => "check `proxy` (or HTTPS_PROXY), and whether it reaches the broker",
+                    Stage::Tls => {
+                        "something takes connections there and answers no TLS; check the port in `url`, and the firewall"
+                    }
+                    Stage::WebSocket => "the web server takes the request and does not answer; check the path in `url`",
+                    Stage::ConnAck => {
+                        "the server takes CONNECT and does not answer; check that it is a broker, on this port and over this scheme"
+                    }
+                })
             }
             Self::Files(error) => error.fmt(f),
             Self::Tls(explained) => f.write_str(explained),
@@ -123,7 +132,7 @@ impl fmt::Display for LinkError {
             }
             Self::ClosedUnanswered => f.write_str(
                 "the broker closed the connection in answer to CONNECT; on AWS IoT Core: the policy does not let this \
-                 certificate connect with this client id, or the certificate is not active",
+                 certificate connect with this client id, the certificate is not active, or the authorizer refused",
             ),
             Self::Goodbye(said) => f.write_str(said),
             Self::NotMqtt(what) => write!(f, "the server does not keep to MQTT: {what}"),

@@ -69,7 +69,7 @@ fn explain(settings: &LinkSettings, cause: io::Error) -> LinkError {
     let closed = |cause: String| {
         let offered = tls::offered(&settings.tls);
         LinkError::Tls(format!(
-            "the server closed the connection during the TLS handshake{cause}; offered ALPN: {offered}"
+            "the server closed the connection during the TLS handshake{cause}: it may not speak TLS on this port, or want another ALPN name; offered ALPN: {offered}"
         ))
     };
     match broken(settings, cause) {
