@@ -6,6 +6,7 @@
 
 mod harness;
 
+mod acknowledgements;
 mod alpn;
 mod authorizer;
 mod broker_away;
@@ -14,10 +15,14 @@ mod config;
 mod connect;
 mod dev;
 mod examples;
+mod inbox;
 mod mosquitto;
+mod outbox;
 mod plugins;
 mod proxy;
 mod publish;
+mod quarantine;
+mod refusals;
 mod shutdown;
 mod subscribe;
 mod tls;

@@ -40,6 +40,21 @@ impl Config {
         self
     }
 
+    /// The same host as that, with another configuration.
+    #[must_use]
+    pub(crate) fn in_place_of(mut self, other: &Self) -> Self {
+        self.link.clone_from(&other.link);
+        self.data_dir.clone_from(&other.data_dir);
+        self
+    }
+
+    /// Keeps what has to last there.
+    #[must_use]
+    pub(crate) fn keeping(mut self, folder: &Path) -> Self {
+        self.data_dir = folder.to_string_lossy().into_owned();
+        self
+    }
+
     /// Where the host keeps what has to last.
     pub(crate) fn data_dir(&self) -> PathBuf {
         self.folder.join(&self.data_dir)

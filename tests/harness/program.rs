@@ -141,6 +141,13 @@ impl Program {
         Ok(())
     }
 
+    /// SIGKILL: the host has no time for anything.
+    pub(crate) async fn kill(&mut self) -> Result<()> {
+        self.child.start_kill()?;
+        soon("the program's end", self.child.wait()).await??;
+        Ok(())
+    }
+
     /// SIGTERM, and a clean end.
     pub(crate) async fn stop(&mut self) -> Result<()> {
         self.signal(Signal::Term)?;

@@ -474,6 +474,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_broker_may_say_goodbye_in_few_bytes() {
+        let codec = Codec::new(Version::V5, 1024);
+        for (bytes, expected) in [(&[0xe0, 0][..], 0), (&[0xe0, 1, 0x8e][..], 0x8e), (&[0xe0, 2, 0x8b, 0][..], 0x8b)] {
+            let mut wire = BytesMut::from(bytes);
+            wire.extend_from_slice(b"rest");
+            let Ok(Some(Inbound::Disconnect(refusal))) = codec.decode(&mut wire) else { panic!("{bytes:?}") };
+            assert_eq!((refusal.code, &wire[..]), (expected, &b"rest"[..]));
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
 

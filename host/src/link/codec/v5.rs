@@ -34,6 +34,13 @@ pub(super) fn decode(buffer: &mut BytesMut, max: u32) -> Result<Option<Inbound>,
         let frame = buffer.split_to(header.frame_length()).freeze();
         return publish::read(header.flags(), frame).map(|arrival| Some(Inbound::Publish(arrival)));
     }
+    if matches!(header.packet_type(), Ok(PacketType::Disconnect)) && header.frame_length() < 4 {
+        // Without properties their length may be left out (section 3.14.2.2.1), which the codec does not know.
+        let frame = buffer.split_to(header.frame_length());
+        let mut whole = BytesMut::from(&[0xe0, 2, frame.get(2).copied().unwrap_or(0), 0][..]);
+        let packet = Packet::read(&mut whole, Some(max));
+        return packet.map(|packet| Some(inbound(packet))).map_err(|error| DecodeError::Malformed(error.to_string()));
+    }
     match Packet::read(buffer, Some(max)) {
         Ok(packet) => Ok(Some(inbound(packet))),
         Err(Error::InvalidConnectReturnCode(code)) => {

@@ -1,0 +1,359 @@
+//! The outbox: what was taken reaches the broker, through cut links, lost sessions, the end of
+//! the process, full and damaged disks.
+
+use std::{
+    collections::BTreeSet,
+    os::unix::fs::PermissionsExt as _,
+    time::{Duration, Instant},
+};
+
+use alphorn_dev_broker::Direction;
+
+use crate::harness::{Bed, Broker, Context as _, Message, Program, Result, Watcher, ensure, in_both_versions};
+
+in_both_versions! {
+    ten_thousand_messages_survive_fifty_cuts
+    what_waits_survives_the_end_of_the_process
+}
+
+/// Publishes numbers to `seq`, up to `count`: all of them in `start`, or one each `interval` ms.
+fn sequence(count: u32, interval: u32, limits: &str) -> String {
+    format!(
+        r#"
+        [plugins.sequence]
+        component = "sequence.wasm"
+        publish = ["seq"]
+        limits = {{ publish_rate = "unlimited", {limits} }}
+        [plugins.sequence.config]
+        topic = "seq"
+        count = "{count}"
+        interval = "{interval}"
+        "#
+    )
+}
+
+/// Passes on what arrives on `in/+` to `out`, and `more`.
+fn recorder(name: &str, subscribe: &str, more: &str) -> String {
+    format!(
+        r#"
+        [plugins.{name}]
+        component = "recorder.wasm"
+        publish = ["out/#"]
+        subscribe = [{subscribe:?}]
+        limits = {{ publish_rate = "unlimited" }}
+        config = {{ to = "out/{name}", filters = {subscribe:?}, {more} }}
+        "#
+    )
+}
+
+/// The numbers in the order in which each came for the first time.
+fn first_arrivals(payloads: &[String]) -> Result<Vec<u32>> {
+    let (mut numbers, mut seen) = (Vec::new(), BTreeSet::new());
+    for payload in payloads {
+        let number = payload.trim_end().parse()?;
+        if seen.insert(number) {
+            numbers.push(number);
+        }
+    }
+    Ok(numbers)
+}
+
+fn has(messages: &[Message], number: u32) -> Option<()> {
+    let number = number.to_string();
+    messages.iter().rev().any(|message| message.payload == number.as_bytes()).then_some(())
+}
+
+async fn ten_thousand_messages_survive_fifty_cuts(protocol: &str) -> Result<()> {
+    const COUNT: u32 = 10_000;
+    const CUTS: usize = 50;
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut bed = Bed::start().await?;
+    let (mut watchers, mut brokers) = (vec![bed.watch("seq").await?], Vec::new());
+    let config =
+        format!("{}\n[link.backoff]\nmin = \"10ms\"\nmax = \"40ms\"", sequence(COUNT, 1, "outbox_bytes = \"64MiB\""));
+    let config = bed.config(&config).without(&["backoff"]).link(&format!("protocol = {protocol:?}"));
+    let mut host = Program::run(&config)?;
+    for cut in 1..=CUTS {
+        host.log_times(cut, &["connect success"]).await?;
+        // Acknowledgements come late, or not at all before the cut.
+        bed.faults().delay(Direction::ToClient, Duration::from_millis(random.u64(0..60)));
+        tokio::time::sleep(Duration::from_millis(random.u64(20..160))).await;
+        if cut % 10 == 0 {
+            brokers.push(bed.redirect(Broker::start().await?));
+            watchers.push(bed.watch("seq").await?);
+        }
+        bed.cut().await?;
+    }
+    bed.faults().delay(Direction::ToClient, Duration::ZERO);
+    let last = watchers.last().context("no watcher")?;
+    last.wait_for("the last number", |messages| has(messages, COUNT - 1)).await?;
+    host.stop().await?;
+    let mut all = Vec::new();
+    for watcher in &watchers {
+        let numbers = first_arrivals(&watcher.payloads())?;
+        ensure!(numbers.is_sorted(), "seed {seed}: out of order");
+        all.extend(numbers);
+    }
+    all.sort_unstable();
+    all.dedup();
+    ensure!(all == (0..COUNT).collect::<Vec<_>>(), "seed {seed}: {} of {COUNT} arrived", all.len());
+    assert_eq!(host.logged(&["quarantine"]), 0);
+    Ok(())
+}
+
+async fn what_waits_survives_the_end_of_the_process(protocol: &str) -> Result<()> {
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("seq").await?;
+    bed.faults().refuse(true).await?;
+    let config = bed.config(&sequence(300, 0, "")).link(&format!("protocol = {protocol:?}"));
+    for run in 1..=2 {
+        let mut host = Program::run(&config)?;
+        // The next call begins only when the first is durable; it is the one for the link's state.
+        host.log(&["connect failed (attempt 1)"]).await?;
+        host.log_times(1, &["all 300 numbers are taken"]).await?;
+        host.log(&["connect failed (attempt 3)"]).await?;
+        host.kill().await?;
+        let mode = std::fs::metadata(config.data_dir().join("alphorn.redb"))?.permissions().mode();
+        ensure!(mode & 0o777 == 0o600, "run {run}: {mode:o}");
+    }
+    bed.faults().refuse(false).await?;
+    let mut host = Program::run(&config)?;
+    host.log(&["messages of an earlier run wait for the broker", "sequence", "messages=600"]).await?;
+    watcher.count(900).await?;
+    let numbers: Vec<u32> = watcher.payloads().iter().map(|payload| payload.parse()).collect::<Result<_, _>>()?;
+    assert_eq!(numbers, (0..3).flat_map(|_| 0..300).collect::<Vec<_>>());
+    host.stop().await?;
+
+    // All is acknowledged, nothing comes again.
+    let mut host = Program::run(&bed.config("").link(&format!("protocol = {protocol:?}")))?;
+    host.log(&["connect success"]).await?;
+    host.stop().await?;
+    assert_eq!(watcher.payloads().len(), 900);
+    Ok(())
+}
+
+/// What a message leads to is durable before it is acknowledged: every number that was sent in
+/// comes out, whenever the host is killed.
+#[tokio::test]
+async fn every_number_sent_in_comes_out_whenever_the_host_is_killed() -> Result<()> {
+    const KILLS: u32 = 20;
+    const EACH: u32 = 40;
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("out/#").await?;
+    let config = bed.config(&recorder("pass", "in/+", "")).link("session_expiry = \"10m\"");
+    let mut sender = bed.client().await?;
+    let mut host = Program::run(&config)?;
+    watcher.ready("out/pass").await?;
+    let mut sent = 0;
+    for _ in 0..KILLS {
+        for _ in 0..EACH {
+            sender.publish("in/a", sent.to_string().as_bytes()).await?;
+            sent += 1;
+        }
+        tokio::time::sleep(Duration::from_millis(random.u64(0..60))).await;
+        host.kill().await?;
+        host = Program::run(&config)?;
+        tokio::time::sleep(Duration::from_millis(random.u64(0..150))).await;
+    }
+    let all_out = |messages: &[Message]| {
+        let numbers: BTreeSet<u32> = messages.iter().filter_map(number).collect();
+        (numbers.len() == sent as usize).then_some(())
+    };
+    watcher.wait_for(&format!("all numbers up to {sent}, seed {seed}"), all_out).await?;
+    host.stop().await
+}
+
+/// Of a line of the recorder: `in/a NUMBER`, and maybe `redelivered`.
+fn number(message: &Message) -> Option<u32> {
+    let text = String::from_utf8_lossy(&message.payload);
+    text.strip_prefix("in/a ")?.split(' ').next()?.parse().ok()
+}
+
+/// What is taken while the broker is away, with a small share and a policy.
+async fn overfull(policy: &str, more: &str) -> Result<(Bed, Watcher, Program)> {
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("#").await?;
+    bed.faults().refuse(true).await?;
+    let config = format!(
+        "{}\n{more}\n[plugins.other]\ncomponent = \"sequence.wasm\"\npublish = [\"other\"]\nconfig = {{ topic = \"other\", \
+         count = \"3\" }}\n[outbox]\nwhen_full = {policy:?}",
+        sequence(100, 2, "outbox_bytes = \"2KiB\", deadline = \"300ms\"")
+    );
+    let host = Program::run(&bed.config(&config))?;
+    host.log(&["plugin{name=other}", "all 3 numbers are taken"]).await?;
+    Ok((bed, watcher, host))
+}
+
+#[tokio::test]
+async fn a_full_outbox_drops_the_same_plugins_oldest_on_request() -> Result<()> {
+    let (bed, watcher, mut host) = overfull("drop-oldest", "").await?;
+    host.log(&["plugin{name=sequence}", "all 100 numbers are taken"]).await?;
+    host.log(&["WARN", "a message was dropped", "drop-oldest", "sequence"]).await?;
+    bed.faults().refuse(false).await?;
+    watcher.payload("99").await?;
+    host.stop().await?;
+    let numbers: Vec<u32> = watcher.lines().iter().filter_map(|line| line.strip_prefix("seq ")?.parse().ok()).collect();
+    assert!(numbers.len() > 3 && numbers.len() < 30, "{numbers:?}");
+    assert_eq!(numbers, (100 - numbers.len() as u32..100).collect::<Vec<_>>());
+    let others = watcher.lines().iter().filter(|line| line.starts_with("other ")).count();
+    assert_eq!(others, 3, "the other plugin's are not touched");
+    assert_eq!(host.logged(&["a message was dropped"]), 100 - numbers.len());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_full_outbox_lets_the_plugin_wait_on_request_and_not_beyond_its_deadline() -> Result<()> {
+    let (bed, watcher, mut host) = overfull("block", "").await?;
+    // Long enough for some calls to wait in vain; none overran its deadline.
+    host.log(&["connect failed (attempt 6)"]).await?;
+    bed.faults().refuse(false).await?;
+    host.log(&["plugin{name=sequence}", "all 100 numbers are taken"]).await?;
+    watcher.payload("99").await?;
+    host.stop().await?;
+    let numbers: Vec<u32> = watcher.lines().iter().filter_map(|line| line.strip_prefix("seq ")?.parse().ok()).collect();
+    assert_eq!(numbers, (0..100).collect::<Vec<_>>());
+    assert_eq!((host.logged(&["took longer"]), host.logged(&["was dropped"])), (0, 0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn messages_that_waited_too_long_are_dropped_with_an_event() -> Result<()> {
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("#").await?;
+    bed.faults().refuse(true).await?;
+    let config = format!("{}\n[outbox]\nmax_age = \"500ms\"", recorder("old", "in/+", ""));
+    let config = format!("{config}\n{}", sequence(5, 0, ""));
+    let mut host = Program::run(&bed.config(&config))?;
+    for _ in 0..5 {
+        host.log(&["WARN", "a message was dropped", "seq", "max_age"]).await?;
+    }
+    bed.faults().refuse(false).await?;
+    host.log(&["connect success"]).await?;
+    host.stop().await?;
+    assert!(watcher.lines().iter().all(|line| !line.starts_with("seq")), "{:?}", watcher.lines());
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_new_overtakes_a_paced_backlog_unless_its_topic_is_in_it() -> Result<()> {
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("#").await?;
+    bed.faults().refuse(true).await?;
+    let config = format!("{}\n{}\n[outbox]\ndrain_rate = \"4/s\"", sequence(8, 0, ""), recorder("live", "in/+", ""));
+    let mut host = Program::run(&bed.config(&config))?;
+    host.log(&["all 8 numbers are taken"]).await?;
+    host.log(&["connect failed"]).await?;
+    bed.faults().refuse(false).await?;
+    host.log(&["connect success"]).await?;
+    let begin = Instant::now();
+    let mut client = bed.client().await?;
+    watcher.payload("0").await?;
+    client.publish("in/x", b"hello").await?;
+    watcher.payload("7").await?;
+    assert!(begin.elapsed() >= Duration::from_millis(1400), "{:?}", begin.elapsed());
+    host.stop().await?;
+    let lines = watcher.lines();
+    let numbers: Vec<_> = lines.iter().filter_map(|line| line.strip_prefix("seq ")).collect();
+    assert_eq!(numbers, ["0", "1", "2", "3", "4", "5", "6", "7"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_second_host_in_the_same_folder_is_refused() -> Result<()> {
+    let bed = Bed::start().await?;
+    let config = bed.config("");
+    let mut first = Program::run(&config)?;
+    first.log(&["connect success"]).await?;
+    Program::run(&config)?.fails(78, &["another host", "data_dir"]).await?;
+    first.stop().await
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_set_aside_and_what_can_be_read_is_sent() -> Result<()> {
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("seq").await?;
+    bed.faults().refuse(true).await?;
+    let config = bed.config(&sequence(200, 0, ""));
+    let mut host = Program::run(&config)?;
+    host.log(&["all 200 numbers are taken"]).await?;
+    host.log(&["connect failed (attempt 2)"]).await?;
+    host.kill().await?;
+    let file = config.data_dir().join("alphorn.redb");
+    let mut bytes = std::fs::read(&file)?;
+    // Within one of the messages: its topic, and its payload.
+    let at = bytes.windows(8).position(|window| window == b"\x03seq\x03150").context("the message is not there")?;
+    *bytes.get_mut(at).context("an empty file")? ^= 0x40;
+    std::fs::write(&file, &bytes)?;
+    bed.faults().refuse(false).await?;
+
+    let mut host = Program::run(&bed.config(&sequence(0, 0, "")).in_place_of(&config))?;
+    let line = host.log(&["ERROR", "was damaged", "messages could be read", "alphorn.redb.damaged-1"]).await?;
+    watcher.payload("199").await?;
+    host.stop().await?;
+    let numbers = first_arrivals(&watcher.payloads())?;
+    assert_eq!(numbers, (0..200).filter(|number| *number != 150).collect::<Vec<_>>(), "{line}");
+    assert_eq!(std::fs::read(config.data_dir().join("alphorn.redb.damaged-1"))?, bytes);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_what_is_new_and_takes_again_when_there_is_room() -> Result<()> {
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("seq").await?;
+    let disk = match SmallDisk::mount()? {
+        Some(disk) => disk,
+        None => return Ok(()),
+    };
+    bed.faults().refuse(true).await?;
+    let sequence = sequence(4000, 1, "outbox_bytes = \"64MiB\", deadline = \"10s\"")
+        .replace("topic = \"seq\"", "topic = \"seq\"\nbytes = \"4000\"");
+    let config = bed.config(&format!("{sequence}\n[outbox]\nmin_free = \"0B\"")).keeping(&disk.folder());
+    let mut host = Program::run(&config)?;
+    let line = host.log(&["ERROR", "can't be stored", "publish is refused"]).await?;
+    assert!(line.contains("link"), "{line}");
+    bed.faults().refuse(false).await?;
+    host.log(&["connect success"]).await?;
+    host.log(&["the disk takes messages again"]).await?;
+    host.log(&["all 4000 numbers are taken"]).await?;
+    let last =
+        |messages: &[Message]| messages.iter().rev().any(|message| message.payload.starts_with(b"3999 ")).then_some(());
+    watcher.wait_for("the last number", last).await?;
+    host.stop().await?;
+    assert_eq!(first_arrivals(&watcher.payloads())?, (0..4000).collect::<Vec<_>>());
+    Ok(())
+}
+
+/// A file system of a few MiB.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// None: only root may make one.
+    fn mount() -> Result<Option<Self>> {
+        let folder = tempfile::tempdir()?;
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=6m", "tmpfs"])
+            .arg(folder.path())
+            .stderr(std::process::Stdio::null())
+            .status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Ok(Some(Self(folder)));
+        }
+        println!("skipped: only root may mount a small disk");
+        Ok(None)
+    }
+
+    fn folder(&self) -> std::path::PathBuf {
+        self.0.path().join("data")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
