@@ -24,6 +24,8 @@ use crate::{
 /// A whole configuration, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Where the host keeps what has to last.
+    pub data_dir: Option<PathBuf>,
     /// How long a shutdown may take.
     pub shutdown_grace: Duration,
     /// How long `pub` and `sub` wait for an acknowledgement.
@@ -152,7 +154,9 @@ impl Config {
             plugins.insert(name, PluginConfig { component, grants, config: plugin.config, limits });
         }
         let operation_timeout = file.link.operation_timeout.get();
-        Ok(Self { shutdown_grace: file.host.shutdown_grace.get(), operation_timeout, link, plugins, warnings })
+        let data_dir = file.host.data_dir.map(|dir| folder.join(dir));
+        let shutdown_grace = file.host.shutdown_grace.get();
+        Ok(Self { data_dir, shutdown_grace, operation_timeout, link, plugins, warnings })
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod builder;
 pub mod config;
+pub mod doctor;
 pub mod grants;
 pub mod host;
 pub mod link;

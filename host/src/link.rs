@@ -11,6 +11,7 @@ mod codec;
 mod connect;
 mod error;
 mod keep_alive;
+pub(crate) mod probe;
 mod session;
 mod task;
 mod tls;
@@ -30,13 +31,14 @@ use tokio::sync::{mpsc, watch};
 use tracing::{Instrument, info_span};
 
 use self::client::MailboxSender;
+pub(crate) use self::tls::{certificates, private_key, roots};
 pub use self::{
     backoff::BackoffSettings,
     client::{Client, ClientOptions, Delivery, Item, Mailbox, NotTaken, Notice},
     codec::{ConnAck, NOT_AUTHORIZED, Refusal, Secret, Version},
-    connect::{Observer, Stage, Step, TlsInfo, probe},
+    connect::{Observer, Stage, Step, TlsInfo},
     error::LinkError,
-    tls::{TlsError, TlsSettings, client_config, provider},
+    tls::{TlsError, TlsFailure, TlsPart, TlsSettings, client_config, provider},
     url::{BrokerUrl, UrlError},
 };
 use crate::{

@@ -20,7 +20,7 @@ pub(super) struct File {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Host {
-    data_dir: Option<PathBuf>,
+    pub(super) data_dir: Option<PathBuf>,
     socket: Option<PathBuf>,
     pub(super) shutdown_grace: Span,
 }

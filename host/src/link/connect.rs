@@ -8,7 +8,7 @@ mod dial;
 mod greet;
 mod handshake;
 
-use std::{cell::Cell, fmt, io, net::SocketAddr, time::Duration};
+use std::{cell::Cell, fmt, io, net::SocketAddr};
 
 use tokio::{net::TcpStream, time::timeout};
 
@@ -19,7 +19,7 @@ use super::{
     LinkSettings,
     codec::{Codec, ConnAck, Version},
     error::LinkError,
-    tls,
+    tls::TlsFailure,
     wire::{Stream, Wire},
 };
 
@@ -88,17 +88,6 @@ pub enum Stage {
 /// Hears of each step.
 pub type Observer<'a> = &'a mut (dyn FnMut(Step) + Send);
 
-/// Makes one attempt, ends it in good order when it succeeds, and says why when it does not.
-pub async fn probe(settings: &LinkSettings, observer: Observer<'_>) -> Result<(), LinkError> {
-    const PATIENCE: Duration = Duration::from_secs(1);
-    let mut connection = connect(settings, observer).await?;
-    if connection.codec.disconnect(&mut connection.wire.outbound).is_ok() {
-        // It was accepted; that the broker does not take the DISCONNECT changes nothing.
-        let _ = timeout(PATIENCE, connection.wire.close()).await;
-    }
-    Ok(())
-}
-
 /// Makes one attempt.
 pub(super) async fn connect(settings: &LinkSettings, observer: Observer<'_>) -> Result<Connection, LinkError> {
     let stage = Cell::new(Stage::Name);
@@ -149,7 +138,7 @@ async fn reach(settings: &LinkSettings, stage: &Cell<Stage>, observer: Observer<
 pub(super) fn broken(settings: &LinkSettings, cause: io::Error) -> LinkError {
     let tls = cause.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match tls {
-        Some(error) => LinkError::Tls(tls::explain(error, settings.url.host(), &settings.tls)),
+        Some(error) => LinkError::Tls(TlsFailure::explain(error, settings.url.host(), &settings.tls)),
         // A peer that closes TCP without closing TLS first.
         None if cause.kind() == io::ErrorKind::UnexpectedEof => LinkError::Closed,
         None => LinkError::Broken(cause),

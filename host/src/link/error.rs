@@ -5,7 +5,7 @@ use std::{fmt, io, time::Duration};
 use super::{
     codec::{DecodeError, NOT_AUTHORIZED, Refusal},
     connect::Stage,
-    tls::TlsError,
+    tls::{TlsError, TlsFailure},
 };
 
 /// An attempt failed, or a connection ended.
@@ -35,7 +35,7 @@ pub enum LinkError {
     /// A file of the TLS configuration.
     Files(TlsError),
     /// The handshake failed, or an alert came; explained.
-    Tls(String),
+    Tls(TlsFailure),
     /// CONNACK, or a DISCONNECT in its place, says no.
     Refused(Refusal),
     /// The broker closed the connection in place of a CONNACK.
@@ -53,6 +53,56 @@ pub enum LinkError {
 }
 
 impl LinkError {
+    /// What happened.
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Dns { host, cause } => format!("the name `{host}` can't be resolved ({cause})"),
+            Self::Tcp { to, cause } => format!("no TCP connection to {to} ({cause})"),
+            Self::TimedOut { during, limit } => format!(
+                "no connection within {} (`connect_timeout`), while waiting for {during}",
+                humantime::format_duration(*limit)
+            ),
+            Self::Files(error) => error.to_string(),
+            Self::Tls(failure) => failure.cause.clone(),
+            Self::Refused(refusal) => format!("the broker refused the connection: {refusal}"),
+            Self::ClosedUnanswered => "the broker closed the connection in answer to CONNECT".to_owned(),
+            Self::NotMqtt(what) => format!("the server does not keep to MQTT: {what}"),
+            Self::Closed => "the broker closed the connection".to_owned(),
+            Self::Broken(cause) => format!("the connection broke: {cause}"),
+            Self::Silent(limit) => {
+                format!("nothing came from the broker for {} (1.5 keep-alives)", humantime::format_duration(*limit))
+            }
+            Self::Disconnected(refusal) => format!("the broker ended the connection: {refusal}"),
+        }
+    }
+
+    /// What to do about it, where that is known.
+    pub fn remedy(&self) -> Option<&str> {
+        match self {
+            Self::Dns { .. } => Some("check `url` and the device's DNS"),
+            Self::Tcp { .. } => Some("check host and port in `url`, and the firewall"),
+            Self::Tls(failure) => Some(&failure.remedy),
+            Self::Refused(refusal) => match refusal.code {
+                NOT_AUTHORIZED => Some("check that its policy lets this certificate connect with this client id"),
+                0x84 => Some("set `protocol`"),
+                0x85 => Some("set `client_id`"),
+                0x86 => Some("set `username` and `password_file`"),
+                _ => None,
+            },
+            Self::ClosedUnanswered => Some(
+                "on AWS IoT Core, check that the policy lets this certificate connect with this client id, and that \
+                 the certificate is active",
+            ),
+            Self::TimedOut { .. }
+            | Self::Files(_)
+            | Self::NotMqtt(_)
+            | Self::Closed
+            | Self::Broken(_)
+            | Self::Silent(_)
+            | Self::Disconnected(_) => None,
+        }
+    }
+
     /// At which stage of an attempt it failed; `None`: the connection stood and ended.
     pub fn stage(&self) -> Option<Stage> {
         match self {
@@ -68,45 +118,10 @@ impl LinkError {
 
 impl fmt::Display for LinkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Dns { host, cause } => {
-                write!(f, "the name `{host}` can't be resolved ({cause}): check `url` and the device's DNS")
-            }
-            Self::Tcp { to, cause } => {
-                write!(f, "no TCP connection to {to} ({cause}): check host and port in `url`, and the firewall")
-            }
-            Self::TimedOut { during, limit } => {
-                write!(
-                    f,
-                    "no connection within {} (`connect_timeout`), while waiting for {during}",
-                    humantime::format_duration(*limit)
-                )
-            }
-            Self::Files(error) => error.fmt(f),
-            Self::Tls(explained) => f.write_str(explained),
-            Self::Refused(refusal) => {
-                write!(f, "the broker refused the connection: {refusal}")?;
-                match refusal.code {
-                    NOT_AUTHORIZED => {
-                        f.write_str("; check that its policy lets this certificate connect with this client id")
-                    }
-                    0x84 => f.write_str("; set `protocol`"),
-                    0x85 => f.write_str("; set `client_id`"),
-                    0x86 => f.write_str("; set `username` and `password_file`"),
-                    _ => Ok(()),
-                }
-            }
-            Self::ClosedUnanswered => f.write_str(
-                "the broker closed the connection in answer to CONNECT; on AWS IoT Core: the policy does not let this \
-                 certificate connect with this client id, or the certificate is not active",
-            ),
-            Self::NotMqtt(what) => write!(f, "the server does not keep to MQTT: {what}"),
-            Self::Closed => f.write_str("the broker closed the connection"),
-            Self::Broken(cause) => write!(f, "the connection broke: {cause}"),
-            Self::Silent(limit) => {
-                write!(f, "nothing came from the broker for {} (1.5 keep-alives)", humantime::format_duration(*limit))
-            }
-            Self::Disconnected(refusal) => write!(f, "the broker ended the connection: {refusal}"),
+        f.write_str(&self.cause())?;
+        match self.remedy() {
+            Some(remedy) => write!(f, ": {remedy}"),
+            None => Ok(()),
         }
     }
 }

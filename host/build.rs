@@ -1,0 +1,38 @@
+//! Tells the program when it was built and with which versions of the parts that `alphorn
+//! doctor` names.
+
+use std::{
+    env, fs,
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+fn main() {
+    let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock");
+    let text = fs::read_to_string(&lock).unwrap_or_default();
+    for name in ["ring", "rustls", "wasmtime"] {
+        say(&format!("rustc-env=ALPHORN_{}_VERSION={}", name.to_uppercase(), version(&text, name)));
+    }
+    say(&format!("rustc-env=ALPHORN_BUILT={}", built()));
+    say(&format!("rerun-if-changed={}", lock.display()));
+    say("rerun-if-changed=build.rs");
+    // The date of a reproducible build.
+    say("rerun-if-env-changed=SOURCE_DATE_EPOCH");
+}
+
+/// In seconds since 1970.
+fn built() -> u64 {
+    let given = env::var("SOURCE_DATE_EPOCH").ok().and_then(|seconds| seconds.parse().ok());
+    given.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()))
+}
+
+fn version<'lock>(lock: &'lock str, name: &str) -> &'lock str {
+    let entry = format!("name = \"{name}\"\nversion = \"");
+    let found = lock.split_once(&entry).and_then(|(_, rest)| rest.split('"').next());
+    found.unwrap_or("unknown")
+}
+
+#[expect(clippy::print_stdout, reason = "this is how a build script talks to cargo")]
+fn say(instruction: &str) {
+    println!("cargo::{instruction}");
+}
