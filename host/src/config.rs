@@ -6,6 +6,7 @@
 
 mod file;
 mod values;
+mod ways;
 
 use std::{
     collections::BTreeMap,
@@ -125,7 +126,8 @@ impl Config {
         environment: impl Iterator<Item = (String, String)>,
         overrides: &Overrides,
     ) -> Result<Self, String> {
-        let mut file = File::parse(text, environment)?;
+        let environment: BTreeMap<String, String> = environment.collect();
+        let mut file = File::parse(text, environment.clone().into_iter())?;
         if let Some(url) = &overrides.url {
             file.link.url = Some(url.clone());
         }
@@ -135,12 +137,12 @@ impl Config {
         if file.link.client_id.is_none() {
             file.link.client_id.clone_from(&overrides.default_client_id);
         }
-        Self::check(file, folder)
+        Self::check(file, folder, &environment)
     }
 
-    fn check(file: File, folder: &Path) -> Result<Self, String> {
+    fn check(file: File, folder: &Path, environment: &BTreeMap<String, String>) -> Result<Self, String> {
         let mut warnings = file.not_yet();
-        let link = link(&file, folder, &mut warnings)?;
+        let link = link(&file, folder, environment, &mut warnings)?;
         let mut plugins = BTreeMap::new();
         for (name, plugin) in file.plugins {
             check_name(&name)?;
@@ -165,7 +167,12 @@ pub fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
-fn link(file: &File, folder: &Path, warnings: &mut Vec<String>) -> Result<LinkSettings, String> {
+fn link(
+    file: &File,
+    folder: &Path,
+    environment: &BTreeMap<String, String>,
+    warnings: &mut Vec<String>,
+) -> Result<LinkSettings, String> {
     let link = &file.link;
     let url: crate::link::BrokerUrl = link
         .url
@@ -187,10 +194,7 @@ fn link(file: &File, folder: &Path, warnings: &mut Vec<String>) -> Result<LinkSe
             return Err("link.key is set and link.cert is not: a key needs its client certificate".into());
         }
     };
-    let alpn = link
-        .alpn
-        .clone()
-        .unwrap_or_else(|| if url.is_tls() && url.port() == 443 { vec![AWS_ALPN.to_owned()] } else { Vec::new() });
+    let alpn = link.alpn.clone().unwrap_or_else(|| ways::usual_alpn(&url));
     if alpn.iter().any(|name| name.is_empty() || name.len() > 255) {
         return Err("link.alpn: each name has 1 to 255 bytes; [] offers none".into());
     }
@@ -226,11 +230,15 @@ fn link(file: &File, folder: &Path, warnings: &mut Vec<String>) -> Result<LinkSe
     if connect_timeout.is_zero() || link.operation_timeout.get().is_zero() {
         return Err("link.connect_timeout and link.operation_timeout have to be above 0s".into());
     }
+    let proxy = ways::proxy(link, &url, environment)?;
+    let headers = ways::headers(link, &url, warnings)?;
     Ok(LinkSettings {
         label: "device",
         url,
         client_id,
         tls: TlsSettings { ca: link.ca.as_ref().map(|ca| folder.join(ca)), identity, alpn, not_before: None },
+        proxy,
+        headers,
         protocol: match link.protocol {
             file::Protocol::V311 => Version::V311,
             file::Protocol::V5 => Version::V5,

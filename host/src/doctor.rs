@@ -70,8 +70,9 @@ pub async fn examine(config: Result<Config, ConfigError>, options: &Options) -> 
     report.push(configuration(&config, options, note));
     report.push(clock);
 
-    let now = SystemTime::now();
     let settings = &config.link;
+    // As certificates are judged in the handshake.
+    let now = settings.tls.not_before.unwrap_or(SystemTime::UNIX_EPOCH).max(SystemTime::now());
     let mut client_certificate = None;
     if settings.url.is_tls() {
         report.push(files::ca(&settings.tls, now));

@@ -12,6 +12,7 @@ mod connect;
 mod error;
 mod keep_alive;
 pub(crate) mod probe;
+mod proxy;
 mod session;
 mod task;
 mod tls;
@@ -28,6 +29,7 @@ use std::{
 };
 
 use tokio::sync::{mpsc, watch};
+use tokio_tungstenite::tungstenite::http::HeaderMap;
 use tracing::{Instrument, info_span};
 
 use self::client::MailboxSender;
@@ -36,8 +38,9 @@ pub use self::{
     backoff::BackoffSettings,
     client::{Client, ClientOptions, Delivery, Item, Mailbox, NotTaken, Notice},
     codec::{ConnAck, NOT_AUTHORIZED, Refusal, Secret, Version},
-    connect::{Observer, Stage, Step, TlsInfo},
+    connect::{Observer, ProxyRefusal, Stage, Step, TlsInfo, UpgradeRefusal},
     error::LinkError,
+    proxy::{Proxy, ProxyUrlError},
     tls::{TlsError, TlsFailure, TlsPart, TlsSettings, client_config, provider},
     url::{BrokerUrl, UrlError},
 };
@@ -60,6 +63,10 @@ pub struct LinkSettings {
     pub client_id: String,
     /// Certificates and ALPN.
     pub tls: TlsSettings,
+    /// What leads there.
+    pub proxy: Option<Proxy>,
+    /// Of the request for a WebSocket, besides what it needs. Their values are secret.
+    pub headers: HeaderMap,
     /// Which MQTT.
     pub protocol: Version,
     /// The longest silence on either side; zero: as long as it takes.

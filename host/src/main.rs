@@ -53,7 +53,12 @@ fn log_to_stderr(cli: &Cli) {
         1 => "debug,mqtt5=info",
         2.. => "trace",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let mut filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    // It would write out each frame, the one with the password included.
+    filter = match "tungstenite=info".parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    };
     let colour = commands::colour(&std::io::stderr());
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)

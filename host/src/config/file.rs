@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::Deserialize;
 
-use super::values::{Bytes, Limit as BytesLimit, RateValue, Span};
+use super::values::{Bytes, Limit as BytesLimit, RateValue, SecretText, Span};
 
 pub(super) use super::values::Limit;
 
@@ -41,7 +41,8 @@ pub(super) struct Link {
     pub(super) session_expiry: Span,
     pub(super) max_packet: Bytes,
     pub(super) backoff: Backoff,
-    proxy: Option<String>,
+    pub(super) proxy: Option<SecretText>,
+    pub(super) headers: BTreeMap<String, SecretText>,
     pub(super) username: Option<String>,
     pub(super) password_file: Option<PathBuf>,
     profile: Option<Profile>,
@@ -223,7 +224,6 @@ impl File {
             "outbox.max_age: not in this version; nothing is dropped for its age",
         );
         say(outbox.commit != "call", "outbox.commit: not in this version, there is no disk to commit to");
-        say(self.link.proxy.is_some(), "link.proxy: not in this version; the connection is made directly");
         say(
             self.link.profile.is_some(),
             "link.profile: not in this version; the broker's limits are not enforced here",
@@ -259,7 +259,10 @@ fn put(table: &mut toml::Table, name: &str, value: &str) -> Result<(), String> {
     let path = name.trim_start_matches(PREFIX).to_lowercase();
     let mut levels: Vec<_> = path.split("__").collect();
     let Some(last) = levels.pop() else { return Ok(()) };
-    let is_text = matches!(levels.as_slice(), ["plugins", _, "config"]) || last == "username";
+    let is_header = levels == ["link", "headers"];
+    let is_text = matches!(levels.as_slice(), ["plugins", _, "config"]) || is_header || last == "username";
+    // The name of a variable has no hyphen, and hardly a header is without.
+    let last = if is_header { &last.replace('_', "-") } else { last };
     let mut at = table;
     for level in levels {
         at = at
@@ -322,6 +325,7 @@ impl Default for Link {
             max_packet: Bytes::kib(128),
             backoff: Backoff::default(),
             proxy: None,
+            headers: BTreeMap::new(),
             username: None,
             password_file: None,
             profile: None,

@@ -24,6 +24,10 @@ pub(super) enum Limit {
     Unlimited,
 }
 
+/// A text that does not show up in logs or errors.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct SecretText(pub(super) String);
+
 /// A rate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct RateValue(pub(super) Rate);
@@ -53,6 +57,19 @@ impl RateValue {
 
     pub(super) const fn per_second(times: u32) -> Self {
         Self(Rate::per_second(times))
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // What is there instead may be as secret.
+        String::deserialize(deserializer).map(Self).map_err(|_| de::Error::custom("expected a text in quotes"))
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
     }
 }
 

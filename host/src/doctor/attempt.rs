@@ -13,7 +13,7 @@ use super::{
     report::{Check, Fault, Status},
     words,
 };
-use crate::link::{ConnAck, LinkError, LinkSettings, Stage, Step, TlsFailure, TlsInfo, TlsPart};
+use crate::link::{ConnAck, LinkError, LinkSettings, Proxy, ProxyRefusal, Stage, Step, TlsFailure, TlsInfo, TlsPart};
 
 const DNS: &str = "dns";
 const TCP: &str = "tcp";
@@ -49,13 +49,13 @@ impl Attempt {
     /// A check for each step.
     pub(super) fn checks(&self, view: &View<'_>) -> Vec<Check> {
         let url = &view.settings.url;
-        let mut checks = vec![self.dns(view), self.tcp(), self.proxy()];
+        let mut checks = vec![self.dns(view), self.tcp(view), self.proxy(view)];
         if url.is_tls() {
             checks.extend(self.tls(view));
         } else {
             checks.push(without_tls(url.host()));
         }
-        checks.extend(self.websocket());
+        checks.extend(self.websocket(view));
         checks.push(self.connack(view));
         checks
     }
@@ -81,6 +81,8 @@ impl Attempt {
                 TlsPart::ClientCertificate => files::CLIENT_CERTIFICATE,
             },
             LinkError::Files(error) => files::blamed(error),
+            LinkError::Proxy { refusal: ProxyRefusal::Dns(_), .. } => DNS,
+            LinkError::Proxy { refusal: ProxyRefusal::Tcp(_), .. } => TCP,
             error => match error.stage() {
                 Some(Stage::Name) => DNS,
                 Some(Stage::Tcp) => TCP,
@@ -127,47 +129,50 @@ impl Attempt {
             Step::Resolved(addresses) => Some(addresses.clone()),
             _ => None,
         };
+        let whose = if view.settings.proxy.is_some() { "the proxy is " } else { "" };
         let done = |addresses: Vec<SocketAddr>, took| {
             let mut shown: Vec<_> = addresses.iter().take(4).map(|address| address.ip().to_string()).collect();
             if addresses.len() > shown.len() {
                 shown.push("…".into());
             }
-            Check::ok(DNS, format!("{} ({took})", shown.join(", ")))
+            Check::ok(DNS, format!("{whose}{} ({took})", shown.join(", ")))
         };
-        let host = view.settings.url.host();
-        self.check(DNS, addresses, done, |_| (host.to_owned(), "check `url` and the device's DNS (/etc/resolv.conf)"))
+        let proxy = view.settings.proxy.as_ref();
+        let host = proxy.map_or_else(|| view.settings.url.host(), Proxy::host).to_owned();
+        self.check(DNS, addresses, done, |_| (host, "check `url` and the device's DNS (/etc/resolv.conf)"))
     }
 
-    fn tcp(&self) -> Check {
+    fn tcp(&self, view: &View<'_>) -> Check {
         let address = |step: &Step| match step {
             Step::Tcp(address) => Some(*address),
             _ => None,
         };
-        let done = |address, took| Check::ok(TCP, format!("{address} answers ({took})"));
+        let whose = if view.settings.proxy.is_some() { "the proxy at " } else { "" };
+        let done = |address, took| Check::ok(TCP, format!("{whose}{address} answers ({took})"));
         self.check(TCP, address, done, |_| {
             ("no connection".into(), "check host and port in `url`, and the firewall; it may want a `proxy`")
         })
     }
 
-    fn proxy(&self) -> Check {
+    fn proxy(&self, view: &View<'_>) -> Check {
+        if view.settings.proxy.is_none() {
+            return Check::ok(PROXY, "none");
+        }
         let proxy = |step: &Step| match step {
             Step::Proxied(proxy) => Some(proxy.clone()),
             _ => None,
         };
         let done = |proxy, took| Check::ok(PROXY, format!("{proxy} has opened a way to the broker ({took})"));
         let failed = |_: &LinkError| ("no way through".into(), "check `proxy`; the proxy's log says more");
-        match self.check(PROXY, proxy, done, failed) {
-            check if check.status == Status::Skip => Check::ok(PROXY, "none"),
-            check => check,
-        }
+        self.check(PROXY, proxy, done, failed)
     }
 
-    fn websocket(&self) -> Option<Check> {
+    fn websocket(&self, view: &View<'_>) -> Option<Check> {
+        view.settings.url.websocket()?;
         let upgraded = |step: &Step| matches!(step, Step::Upgraded).then_some(());
         let done = |(), took| Check::ok(WEBSOCKET, format!("the server speaks it ({took})"));
         let failed = |_: &LinkError| ("no upgrade".into(), "check the path in `url`");
-        let check = self.check(WEBSOCKET, upgraded, done, failed);
-        (check.status != Status::Skip).then_some(check)
+        Some(self.check(WEBSOCKET, upgraded, done, failed))
     }
 
     fn tls(&self, view: &View<'_>) -> [Check; 3] {
@@ -176,7 +181,19 @@ impl Attempt {
             _ => None,
         };
         let done = |info: TlsInfo, took| {
-            Check::ok(TLS, format!("{}, {} ({took})", info.version.replace('_', "."), info.cipher))
+            let found = format!("{}, {} ({took})", info.version.replace('_', "."), info.cipher);
+            match info.checked_at {
+                None => Check::ok(TLS, found),
+                Some(time) => Check::warn(
+                    TLS,
+                    found,
+                    format!(
+                        "the clock is behind; certificates were checked as of {}",
+                        humantime::format_rfc3339_seconds(time)
+                    ),
+                    "set the clock; give the device NTP",
+                ),
+            }
         };
         let no_handshake = |_: &LinkError| {
             ("no handshake".into(), "see what listens on this port: it takes connections and does not answer TLS")

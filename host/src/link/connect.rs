@@ -7,18 +7,25 @@
 mod dial;
 mod greet;
 mod handshake;
+mod http;
+mod proxy;
+mod websocket;
 
 use std::{cell::Cell, fmt, io, net::SocketAddr};
 
 use tokio::{net::TcpStream, time::timeout};
 
-use self::dial::DialError;
 pub(super) use self::greet::RECEIVE_MAXIMUM;
-pub use self::handshake::TlsInfo;
+use self::{
+    dial::DialError,
+    websocket::{Goodbye, NoUpgrade},
+};
+pub use self::{handshake::TlsInfo, proxy::ProxyRefusal, websocket::UpgradeRefusal};
 use super::{
     LinkSettings,
     codec::{Codec, ConnAck, Version},
     error::LinkError,
+    proxy::Proxy,
     tls::TlsFailure,
     wire::{Stream, Wire},
 };
@@ -41,6 +48,8 @@ pub(super) struct Connection {
 pub(super) struct ConnectionInfo {
     /// Where to.
     pub url: String,
+    /// By which proxy.
+    pub proxy: Option<String>,
     /// `None` without TLS.
     pub tls: Option<TlsInfo>,
     /// The MQTT version.
@@ -108,9 +117,9 @@ async fn attempt(
         let (stream, info) = handshake::handshake(settings, tcp).await?;
         observer(Step::Tls(info.clone()));
         agreed = Some(info);
-        Box::new(stream)
+        upgrade(settings, stream, stage, observer).await?
     } else {
-        Box::new(tcp)
+        upgrade(settings, tcp, stage, observer).await?
     };
     stage.set(Stage::ConnAck);
     let connection = greet::greet(settings, Wire::new(stream), agreed).await?;
@@ -118,24 +127,64 @@ async fn attempt(
     Ok(connection)
 }
 
-/// TCP to the broker.
+/// TCP to the broker, by the proxy if there is one.
 async fn reach(settings: &LinkSettings, stage: &Cell<Stage>, observer: Observer<'_>) -> Result<TcpStream, LinkError> {
-    let (host, port) = (settings.url.host(), settings.url.port());
-    let failed = |error| match error {
-        DialError::Dns(cause) => LinkError::Dns { host: host.to_owned(), cause },
-        DialError::Tcp(cause) => LinkError::Tcp { to: format!("{host}:{port}"), cause },
+    let (host, port) = match &settings.proxy {
+        // It looks the broker's name up itself.
+        Some(proxy) => (proxy.host(), proxy.port()),
+        None => (settings.url.host(), settings.url.port()),
+    };
+    let refused = |proxy: &Proxy, refusal| LinkError::Proxy { proxy: proxy.to_string(), refusal };
+    let failed = |error| match (error, &settings.proxy) {
+        (DialError::Dns(cause), Some(proxy)) => refused(proxy, ProxyRefusal::Dns(cause)),
+        (DialError::Tcp(cause), Some(proxy)) => refused(proxy, ProxyRefusal::Tcp(cause)),
+        (DialError::Dns(cause), None) => LinkError::Dns { host: host.to_owned(), cause },
+        (DialError::Tcp(cause), None) => LinkError::Tcp { to: settings.url.authority(), cause },
     };
     let addresses = dial::resolve(host, port).await.map_err(failed)?;
     observer(Step::Resolved(addresses.clone()));
     stage.set(Stage::Tcp);
-    let (tcp, address) = dial::dial(&addresses, settings.connect_timeout).await.map_err(failed)?;
+    let (mut tcp, address) = dial::dial(&addresses, settings.connect_timeout).await.map_err(failed)?;
     observer(Step::Tcp(address));
+    if let Some(proxy) = &settings.proxy {
+        stage.set(Stage::Proxy);
+        let opened = proxy::open(&mut tcp, proxy, &settings.url.authority()).await;
+        opened.map_err(|refusal| refused(proxy, refusal))?;
+        observer(Step::Proxied(proxy.to_string()));
+    }
     Ok(tcp)
+}
+
+/// A WebSocket over the stream where the URL wants one, else the stream itself.
+async fn upgrade(
+    settings: &LinkSettings,
+    stream: impl Stream + 'static,
+    stage: &Cell<Stage>,
+    observer: Observer<'_>,
+) -> Result<Box<dyn Stream>, LinkError> {
+    /// Servers may put many packets into a frame.
+    const FRAME: usize = 1024 * 1024;
+    let Some(path) = settings.url.websocket() else { return Ok(Box::new(stream)) };
+    stage.set(Stage::WebSocket);
+    let longest = usize::try_from(settings.largest_packet()).unwrap_or(usize::MAX).max(FRAME);
+    let upgraded = websocket::upgrade(stream, &settings.url.web_host(), path, &settings.headers, longest).await;
+    let stream = upgraded.map_err(|failed| match failed {
+        NoUpgrade::Refused(refusal) => LinkError::Upgrade(refusal),
+        NoUpgrade::Broken(cause) => match broken(settings, cause) {
+            LinkError::Broken(_) => LinkError::Upgrade(UpgradeRefusal::Closed),
+            error => error,
+        },
+    })?;
+    observer(Step::Upgraded);
+    Ok(Box::new(stream))
 }
 
 /// An error of the stream; TLS alerts that come late (a refused client certificate at
 /// TLS 1.3) are in it.
 pub(super) fn broken(settings: &LinkSettings, cause: io::Error) -> LinkError {
+    if let Some(said) = cause.get_ref().and_then(|inner| inner.downcast_ref::<Goodbye>()) {
+        return LinkError::Goodbye(said.to_string());
+    }
     let tls = cause.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match tls {
         Some(error) => LinkError::Tls(TlsFailure::explain(error, settings.url.host(), &settings.tls)),
@@ -174,6 +223,9 @@ impl fmt::Display for Stage {
 impl fmt::Display for ConnectionInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, ", self.url)?;
+        if let Some(proxy) = &self.proxy {
+            write!(f, "by the proxy {proxy}, ")?;
+        }
         match &self.tls {
             None => f.write_str("no TLS")?,
             Some(tls) => {

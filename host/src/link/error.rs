@@ -4,7 +4,7 @@ use std::{fmt, io, time::Duration};
 
 use super::{
     codec::{DecodeError, NOT_AUTHORIZED, Refusal},
-    connect::Stage,
+    connect::{ProxyRefusal, Stage, UpgradeRefusal},
     tls::{TlsError, TlsFailure},
 };
 
@@ -25,6 +25,15 @@ pub enum LinkError {
         /// What the system says.
         cause: io::Error,
     },
+    /// The proxy opens no way to the broker.
+    Proxy {
+        /// Its `host:port`.
+        proxy: String,
+        /// Why not.
+        refusal: ProxyRefusal,
+    },
+    /// The web server opens no WebSocket.
+    Upgrade(UpgradeRefusal),
     /// `connect_timeout` is over.
     TimedOut {
         /// What was being waited for.
@@ -40,6 +49,8 @@ pub enum LinkError {
     Refused(Refusal),
     /// The broker closed the connection in place of a CONNACK.
     ClosedUnanswered,
+    /// The server closed the WebSocket with a reason; in words.
+    Goodbye(String),
     /// What came is not MQTT, or not allowed.
     NotMqtt(String),
     /// The broker closed the connection.
@@ -58,6 +69,8 @@ impl LinkError {
         match self {
             Self::Dns { host, cause } => format!("the name `{host}` can't be resolved ({cause})"),
             Self::Tcp { to, cause } => format!("no TCP connection to {to} ({cause})"),
+            Self::Proxy { proxy, refusal } => format!("the proxy {proxy}: {}", refusal.cause()),
+            Self::Upgrade(refusal) => refusal.cause(),
             Self::TimedOut { during, limit } => format!(
                 "no connection within {} (`connect_timeout`), while waiting for {during}",
                 humantime::format_duration(*limit)
@@ -66,6 +79,7 @@ impl LinkError {
             Self::Tls(failure) => failure.cause.clone(),
             Self::Refused(refusal) => format!("the broker refused the connection: {refusal}"),
             Self::ClosedUnanswered => "the broker closed the connection in answer to CONNECT".to_owned(),
+            Self::Goodbye(said) => said.clone(),
             Self::NotMqtt(what) => format!("the server does not keep to MQTT: {what}"),
             Self::Closed => "the broker closed the connection".to_owned(),
             Self::Broken(cause) => format!("the connection broke: {cause}"),
@@ -81,6 +95,8 @@ impl LinkError {
         match self {
             Self::Dns { .. } => Some("check `url` and the device's DNS"),
             Self::Tcp { .. } => Some("check host and port in `url`, and the firewall"),
+            Self::Proxy { refusal, .. } => Some(refusal.remedy()),
+            Self::Upgrade(refusal) => Some(refusal.remedy()),
             Self::Tls(failure) => Some(&failure.remedy),
             Self::Refused(refusal) => match refusal.code {
                 NOT_AUTHORIZED => Some("check that its policy lets this certificate connect with this client id"),
@@ -95,6 +111,7 @@ impl LinkError {
             ),
             Self::TimedOut { .. }
             | Self::Files(_)
+            | Self::Goodbye(_)
             | Self::NotMqtt(_)
             | Self::Closed
             | Self::Broken(_)
@@ -103,14 +120,17 @@ impl LinkError {
         }
     }
 
-    /// At which stage of an attempt it failed; `None`: the connection stood and ended.
+    /// At which stage an attempt failed; of use only for that. `None`: only a connection
+    /// that stood ends so.
     pub fn stage(&self) -> Option<Stage> {
         match self {
             Self::Dns { .. } => Some(Stage::Name),
             Self::Tcp { .. } => Some(Stage::Tcp),
+            Self::Proxy { .. } => Some(Stage::Proxy),
+            Self::Upgrade(_) => Some(Stage::WebSocket),
             Self::TimedOut { during, .. } => Some(*during),
             Self::Files(_) | Self::Tls(_) => Some(Stage::Tls),
-            Self::Refused(_) | Self::ClosedUnanswered | Self::NotMqtt(_) => Some(Stage::ConnAck),
+            Self::Refused(_) | Self::ClosedUnanswered | Self::Goodbye(_) | Self::NotMqtt(_) => Some(Stage::ConnAck),
             Self::Closed | Self::Broken(_) | Self::Silent(_) | Self::Disconnected(_) => None,
         }
     }

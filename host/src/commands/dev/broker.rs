@@ -46,6 +46,9 @@ impl Broker {
             alpn: vec![AWS_ALPN.to_owned()],
             not_before: None,
         };
+        // It is on this machine, where no proxy leads.
+        config.link.proxy = None;
+        config.link.headers.clear();
         // Of other folders than the first, and of what a device keeps: not of a session like this.
         config.plugins.clear();
         config.warnings.clear();
@@ -76,6 +79,7 @@ fn write_client_config(config: &Config, broker: &DevBroker, folder: &Path) -> an
     link.insert("url".to_owned(), config.link.url.to_string().into());
     link.insert("client_id".to_owned(), "alphorn".into());
     link.insert("alpn".to_owned(), vec![AWS_ALPN.to_owned()].into());
+    link.insert("proxy".to_owned(), "".into());
     for (key, path) in [("ca", &files.ca), ("cert", &files.monitor_cert), ("key", &files.monitor_key)] {
         link.insert(key.to_owned(), path.display().to_string().into());
     }

@@ -53,6 +53,7 @@ pub(super) async fn greet(
     }
     let info = ConnectionInfo {
         url: settings.url.to_string(),
+        proxy: settings.proxy.as_ref().map(ToString::to_string),
         tls,
         version: settings.protocol,
         client_id: connack.client_id.clone().unwrap_or_else(|| settings.client_id.clone()),

@@ -65,7 +65,8 @@ impl TlsFailure {
             Error::AlertReceived(AlertDescription::NoApplicationProtocol) => Self::new(
                 TlsPart::Alpn,
                 format!("the server agrees to none of the ALPN names offered ({})", offered(settings)),
-                "set `alpn`: AWS IoT Core takes `x-amzn-mqtt-ca` on port 443, and none on 8883",
+                "set `alpn`: AWS IoT Core takes `x-amzn-mqtt-ca` on port 443, `mqtt` there for custom authorizers, and none on \
+                 8883 or for wss://",
             ),
             Error::AlertReceived(AlertDescription::CertificateRequired) => Self::new(
                 TlsPart::ClientCertificate,
