@@ -12,6 +12,7 @@ mod commands;
 mod config;
 mod connect;
 mod dev;
+mod doctor;
 mod examples;
 mod mosquitto;
 mod plugins;

@@ -285,7 +285,7 @@ fn agreed(info: &TlsInfo) -> Check {
             ALPN,
             format!("offered {offered}, agreed on none"),
             "the server does not care for ALPN; that is fine unless the port is shared with other services",
-            "alpn = [] offers none",
+            "nothing, if all else is well; `alpn = []` offers none",
         ),
     }
 }

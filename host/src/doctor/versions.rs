@@ -9,16 +9,16 @@ pub(super) fn check() -> Check {
     let found = format!(
         "alphorn {}, rustls {} with ring {}, wasmtime {}",
         env!("CARGO_PKG_VERSION"),
-        env!("ALPHORN_RUSTLS_VERSION"),
-        env!("ALPHORN_RING_VERSION"),
-        env!("ALPHORN_WASMTIME_VERSION"),
+        env!("RUSTLS_VERSION"),
+        env!("RING_VERSION"),
+        env!("WASMTIME_VERSION"),
     );
     Check::ok("versions", found)
 }
 
 /// When it was built: no right clock is before that.
 pub(super) fn built() -> Option<SystemTime> {
-    let seconds = env!("ALPHORN_BUILT").parse().ok()?;
+    let seconds = env!("BUILT_AT").parse().ok()?;
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 

@@ -171,7 +171,7 @@ async fn upgrade(
     let stream = upgraded.map_err(|failed| match failed {
         NoUpgrade::Refused(refusal) => LinkError::Upgrade(refusal),
         NoUpgrade::Broken(cause) => match broken(settings, cause) {
-            LinkError::Broken(_) => LinkError::Upgrade(UpgradeRefusal::Closed),
+            LinkError::Broken(_) | LinkError::Closed => LinkError::Upgrade(UpgradeRefusal::Closed),
             error => error,
         },
     })?;

@@ -191,7 +191,9 @@ impl UpgradeRefusal {
         match self {
             Self::Status { status, reason } => {
                 let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
-                format!("the server answered the request for a WebSocket with status {status}{reason}")
+                // The one that looks like success.
+                let instead = if (200..=299).contains(status) { " instead of 101" } else { "" };
+                format!("the server answered the request for a WebSocket with status {status}{reason}{instead}")
             }
             Self::NoMqtt => "the server speaks WebSocket at this path, but not MQTT over it (it did not pick the \
                              subprotocol `mqtt`)"
@@ -217,7 +219,7 @@ impl UpgradeRefusal {
                 }
                 429 => "it is asked too often",
                 500..=599 => "the web server works, what is behind it does not",
-                _ => "a WebSocket begins with status 101; check host, port and path in `url`",
+                _ => "check host, port and path in `url`",
             },
             Self::NoMqtt => "check the path in `url`",
             Self::Closed | Self::Wrong(_) => "check scheme and port in `url`",

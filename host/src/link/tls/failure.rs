@@ -85,7 +85,8 @@ impl TlsFailure {
             ) => Self::new(
                 TlsPart::ClientCertificate,
                 format!("the server refused {} (alert {alert:?})", cert()),
-                "it must be known to the server, active and not expired",
+                "see that the server knows it or its issuer (AWS IoT Core: that it is registered and active), and that it \
+                 has not expired",
             ),
             Error::AlertReceived(AlertDescription::HandshakeFailure) => Self::new(
                 if settings.identity.is_none() { TlsPart::ClientCertificate } else { TlsPart::Handshake },
