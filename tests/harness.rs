@@ -13,8 +13,10 @@ mod broker;
 mod config;
 mod guests;
 mod program;
+mod proxy;
 mod seen;
 mod watcher;
+mod web;
 
 #[path = "../host/dev-broker/tests/support/mod.rs"]
 mod support;
@@ -27,12 +29,14 @@ pub(crate) use self::{
     config::Config,
     guests::{guest, plugin, target_dir},
     program::{Program, Signal},
+    proxy::{Mood, Proxy},
     support::{
         Client as TlsClient,
         mqtt::{Connect, Message, Mqtt, Version},
         soon,
     },
-    watcher::Watcher,
+    watcher::{Watcher, client},
+    web::{Service, Web},
 };
 
 /// Turns tests that take a version of MQTT into one test for each version.

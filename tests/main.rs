@@ -7,6 +7,7 @@
 mod harness;
 
 mod alpn;
+mod authorizer;
 mod broker_away;
 mod commands;
 mod config;
@@ -16,7 +17,9 @@ mod doctor;
 mod examples;
 mod mosquitto;
 mod plugins;
+mod proxy;
 mod publish;
 mod shutdown;
 mod subscribe;
 mod tls;
+mod websocket;

@@ -170,11 +170,82 @@ async fn an_rsa_key_in_pkcs1_form_works() -> Result<()> {
 #[tokio::test]
 async fn a_certificate_that_was_renewed_is_used_at_the_next_attempt() -> Result<()> {
     let bed = Bed::start().await?;
-    bed.identity("device", &Authority::new("somebody else")?.issue_client("device")?)?;
-    let mut host = Program::run(&bed.config(""))?;
-    host.log(&["connect failed", "the server refused the client certificate"]).await?;
-    // Two files can't be replaced in one step; an attempt in between says so and is followed by another.
-    bed.identity("device", &bed.authority.issue_client("device")?)?;
-    host.log(&["connect success"]).await?;
+    let expired = bed.authority.issue(&Profile::client("device").expired())?;
+    for refused in [expired, Authority::new("somebody else")?.issue_client("device")?] {
+        bed.identity("device", &refused)?;
+        let mut host = Program::run(&bed.config(""))?;
+        host.log(&["connect failed", "the server refused the client certificate"]).await?;
+        // Two files can't be replaced in one step; an attempt in between says so and is followed by another.
+        bed.identity("device", &bed.authority.issue_client("device")?)?;
+        host.log(&["connect success"]).await?;
+        host.stop().await?;
+    }
+    Ok(())
+}
+
+/// RFC 8446 (section 6.2) wants the server to be told why.
+#[tokio::test]
+async fn a_server_that_is_refused_is_told_by_an_alert() -> Result<()> {
+    for versions in [TlsVersions::Only13, TlsVersions::Only12] {
+        for (profile, ca, alert) in [
+            (Profile::server(&["localhost"]), "other-ca.pem", "UnknownCA"),
+            (Profile::server(&["elsewhere.example"]), "ca.pem", "BadCertificate"),
+            (Profile::server(&["localhost"]).expired(), "ca.pem", "CertificateExpired"),
+            (Profile::server(&["localhost"]).not_yet_valid(), "ca.pem", "CertificateExpired"),
+        ] {
+            let bed = Bed::with(|authority, front| {
+                front.versions = versions;
+                front.identity = authority.issue(&profile)?;
+                Ok(())
+            })
+            .await?;
+            bed.file("other-ca.pem", Authority::new("somebody else")?.ca_pem())?;
+            let mut host = Program::run(&bed.config("").link(&format!("ca = {ca:?}")))?;
+            let record = bed.record(|record| record.error.is_some()).await?;
+            let error = record.error.context("no error")?;
+            ensure!(error.contains(&format!("received fatal alert: {alert}")), "{versions:?}, {profile:?}: {error}");
+            host.stop().await?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_handshake_in_tiny_records_with_a_large_certificate_works() -> Result<()> {
+    for versions in [TlsVersions::Only13, TlsVersions::Only12] {
+        let bed = Bed::with(|authority, front| {
+            let mut issuer = authority.intermediate("intermediate 1")?;
+            for level in 2..=4 {
+                issuer = issuer.intermediate(&format!("intermediate {level}"))?;
+            }
+            let others = (0..500).map(|number| format!("another-name-{number:03}.of-the-same-server.example"));
+            let names: Vec<_> = ["localhost".to_owned()].into_iter().chain(others).collect();
+            let names: Vec<_> = names.iter().map(String::as_str).collect();
+            front.identity = issuer.issue_server(&names)?;
+            ensure!(front.identity.cert_pem.len() > 30_000, "not large");
+            front.versions = versions;
+            // The smallest that TLS libraries take.
+            front.max_fragment = Some(32);
+            Ok(())
+        })
+        .await?;
+        bed.connected("5", "").await?.stop().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn tls_where_there_is_none_and_none_where_there_is_are_explained() -> Result<()> {
+    let bed = Bed::start().await?;
+    let front = format!("mqtt://localhost:{}", bed.addr().port());
+    let mut host = Program::run(&Config::new(bed.folder(), &front, ""))?;
+    host.log(&["connect failed (attempt 2)", "it speaks TLS on this port: use mqtts://"]).await?;
+    host.stop().await?;
+
+    let broker = format!("mqtts://localhost:{}", bed.broker.addr().port());
+    let mut host = Program::run(&bed.config("").link(&format!("url = {broker:?}")).link("connect_timeout = \"2s\""))?;
+    // Brokers differ: they close, they answer with a packet, or they wait for the rest of what they take for one.
+    let line = host.log(&["connect failed (attempt 2)", "TLS"]).await?;
+    ensure!(line.contains("port"), "{line}");
     host.stop().await
 }

@@ -54,11 +54,12 @@ fn log_to_stderr(cli: &Cli) {
         2.. => "trace",
     };
     let mut filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    // It would write out each frame, the one with the password included.
-    filter = match "tungstenite=info".parse() {
-        Ok(directive) => filter.add_directive(directive),
-        Err(_) => filter,
-    };
+    // These would write out each frame, the one with the password included.
+    for quiet in ["tungstenite=info", "tokio_tungstenite=info"] {
+        if let Ok(directive) = quiet.parse() {
+            filter = filter.add_directive(directive);
+        }
+    }
     let colour = commands::colour(&std::io::stderr());
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)

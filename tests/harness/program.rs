@@ -24,7 +24,8 @@ pub(crate) enum Signal {
 }
 
 /// What the environment of whoever runs the tests must not change.
-const INHERITED: [&str; 6] = ["RUST_LOG", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "NOTIFY_SOCKET"];
+const INHERITED: [&str; 8] =
+    ["RUST_LOG", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy", "NOTIFY_SOCKET"];
 
 impl Program {
     /// `alphorn` with these arguments.

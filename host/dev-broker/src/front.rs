@@ -55,13 +55,22 @@ pub struct FrontConfig {
     pub require_alpn: bool,
     /// Versions of TLS to speak.
     pub versions: TlsVersions,
+    /// Most bytes that a TLS record of ours has, header included; `None`: as many as TLS allows.
+    pub max_fragment: Option<usize>,
 }
 
 impl FrontConfig {
     /// A front that demands nothing: no client certificate, no ALPN.
     #[must_use]
     pub fn new(identity: Identity) -> Self {
-        Self { identity, client_ca: None, alpn: Vec::new(), require_alpn: false, versions: TlsVersions::Both }
+        Self {
+            identity,
+            client_ca: None,
+            alpn: Vec::new(),
+            require_alpn: false,
+            versions: TlsVersions::Both,
+            max_fragment: None,
+        }
     }
 }
 

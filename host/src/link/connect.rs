@@ -84,7 +84,7 @@ pub enum Stage {
     Name,
     /// Opening a TCP connection.
     Tcp,
-    /// Asking the proxy for a way to the broker.
+    /// Looking up the proxy, connecting to it and asking it for a way to the broker.
     Proxy,
     /// Reading the files that TLS needs, and the handshake.
     Tls,
@@ -141,13 +141,14 @@ async fn reach(settings: &LinkSettings, stage: &Cell<Stage>, observer: Observer<
         (DialError::Dns(cause), None) => LinkError::Dns { host: host.to_owned(), cause },
         (DialError::Tcp(cause), None) => LinkError::Tcp { to: settings.url.authority(), cause },
     };
+    let proxied = settings.proxy.is_some();
+    stage.set(if proxied { Stage::Proxy } else { Stage::Name });
     let addresses = dial::resolve(host, port).await.map_err(failed)?;
     observer(Step::Resolved(addresses.clone()));
-    stage.set(Stage::Tcp);
+    stage.set(if proxied { Stage::Proxy } else { Stage::Tcp });
     let (mut tcp, address) = dial::dial(&addresses, settings.connect_timeout).await.map_err(failed)?;
     observer(Step::Tcp(address));
     if let Some(proxy) = &settings.proxy {
-        stage.set(Stage::Proxy);
         let opened = proxy::open(&mut tcp, proxy, &settings.url.authority()).await;
         opened.map_err(|refusal| refused(proxy, refusal))?;
         observer(Step::Proxied(proxy.to_string()));
@@ -242,5 +243,92 @@ impl fmt::Display for ConnectionInfo {
         }
         let session = if self.session_present { "present" } else { "new" };
         write!(f, ", MQTT {}, client id {}, session {session}", self.version, self.client_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::Ipv4Addr,
+        path::Path,
+        time::{Duration, SystemTime},
+    };
+
+    use alphorn_dev_broker::{Authority, Front, FrontConfig, Profile};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::config::{Config, Overrides};
+
+    /// Takes any CONNECT, behind a front with this certificate.
+    async fn front(profile: &Profile, folder: &Path) -> Front {
+        let authority = Authority::new("the tests' authority").unwrap();
+        std::fs::write(folder.join("ca.pem"), authority.ca_pem()).unwrap();
+        let broker = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let addr = broker.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = broker.accept().await {
+                let mut received = [0; 1024];
+                if client.read(&mut received).await.is_ok() && client.write_all(&[0x20, 3, 0, 0, 0]).await.is_ok() {
+                    while client.read(&mut received).await.is_ok_and(|count| count > 0) {}
+                }
+            }
+        });
+        Front::start(addr, FrontConfig::new(authority.issue(profile).unwrap())).await.unwrap()
+    }
+
+    fn settings(front: &Front, folder: &Path) -> LinkSettings {
+        let port = front.addr().port();
+        let text = format!("[link]\nurl = \"mqtts://localhost:{port}\"\nclient_id = \"a\"\nca = \"ca.pem\"");
+        Config::parse(&text, folder, std::iter::empty(), &Overrides::default()).unwrap().link
+    }
+
+    async fn steps(settings: &LinkSettings) -> (Vec<Step>, Result<(), LinkError>) {
+        let mut steps = Vec::new();
+        let result = connect(settings, &mut |step| steps.push(step)).await;
+        (steps, result.map(drop))
+    }
+
+    #[tokio::test]
+    async fn an_observer_hears_of_each_step_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let front = front(&Profile::server(&["localhost"]), folder.path()).await;
+        let mut settings = settings(&front, folder.path());
+        let (steps_of_success, result) = steps(&settings).await;
+        result.unwrap();
+        let [Step::Resolved(addresses), Step::Tcp(address), Step::Tls(tls), Step::Accepted(connack)] =
+            &steps_of_success[..]
+        else {
+            panic!("{steps_of_success:?}")
+        };
+        assert_eq!((addresses.contains(address), *address), (true, front.addr()));
+        assert_eq!((tls.chain.len(), tls.checked_at, connack.session_present), (1, None, false));
+
+        std::fs::write(folder.path().join("other.pem"), Authority::new("somebody else").unwrap().ca_pem()).unwrap();
+        settings.tls.ca = Some(folder.path().join("other.pem"));
+        let (steps_of_failure, result) = steps(&settings).await;
+        assert_eq!((steps_of_failure.len(), result.unwrap_err().stage()), (2, Some(Stage::Tls)));
+    }
+
+    #[tokio::test]
+    async fn certificates_are_checked_against_a_later_time_where_the_clock_is_behind() {
+        const DAY: Duration = Duration::from_secs(86_400);
+        let folder = tempfile::tempdir().unwrap();
+        let front = front(&Profile::server(&["localhost"]).not_yet_valid(), folder.path()).await;
+        let mut settings = settings(&front, folder.path());
+        for not_before in [None, Some(SystemTime::now() - 2 * DAY)] {
+            settings.tls.not_before = not_before;
+            let (_, result) = steps(&settings).await;
+            assert!(result.unwrap_err().to_string().contains("is not valid yet"));
+        }
+        let later = SystemTime::now() + 2 * DAY;
+        settings.tls.not_before = Some(later);
+        let connection = connect(&settings, &mut |_| {}).await.unwrap();
+        let shown = connection.info.to_string();
+        let time = humantime::format_rfc3339_seconds(later).to_string();
+        assert!(shown.contains(&format!("checked as of {time} since the clock is behind")), "{shown}");
     }
 }

@@ -51,6 +51,13 @@ pub enum LinkError {
     ClosedUnanswered,
     /// The server closed the WebSocket with a reason; in words.
     Goodbye(String),
+    /// What came in place of a CONNACK is another protocol.
+    OtherProtocol {
+        /// In words.
+        what: String,
+        /// How to get to MQTT.
+        remedy: &'static str,
+    },
     /// What came is not MQTT, or not allowed.
     NotMqtt(String),
     /// The broker closed the connection.
@@ -80,6 +87,7 @@ impl LinkError {
             Self::Refused(refusal) => format!("the broker refused the connection: {refusal}"),
             Self::ClosedUnanswered => "the broker closed the connection in answer to CONNECT".to_owned(),
             Self::Goodbye(said) => said.clone(),
+            Self::OtherProtocol { what, .. } => format!("the server does not speak MQTT: {what}"),
             Self::NotMqtt(what) => format!("the server does not keep to MQTT: {what}"),
             Self::Closed => "the broker closed the connection".to_owned(),
             Self::Broken(cause) => format!("the connection broke: {cause}"),
@@ -92,32 +100,47 @@ impl LinkError {
 
     /// What to do about it, where that is known.
     pub fn remedy(&self) -> Option<&str> {
-        match self {
-            Self::Dns { .. } => Some("check `url` and the device's DNS"),
-            Self::Tcp { .. } => Some("check host and port in `url`, and the firewall"),
-            Self::Proxy { refusal, .. } => Some(refusal.remedy()),
-            Self::Upgrade(refusal) => Some(refusal.remedy()),
-            Self::Tls(failure) => Some(&failure.remedy),
-            Self::Refused(refusal) => match refusal.code {
-                NOT_AUTHORIZED => Some("check that its policy lets this certificate connect with this client id"),
-                0x84 => Some("set `protocol`"),
-                0x85 => Some("set `client_id`"),
-                0x86 => Some("set `username` and `password_file`"),
-                _ => None,
+        Some(match self {
+            Self::Dns { .. } => "check `url` and the device's DNS",
+            Self::Tcp { .. } => "check host and port in `url`, and the firewall",
+            Self::Proxy { refusal, .. } => refusal.remedy(),
+            Self::Upgrade(refusal) => refusal.remedy(),
+            Self::TimedOut { during, .. } => match during {
+                Stage::Name => "check the device's DNS",
+                Stage::Tcp => "check host and port in `url`, and the firewall",
+                Stage::Proxy => "check `proxy` (or HTTPS_PROXY), and whether it reaches the broker",
+                Stage::Tls => {
+                    "something takes connections there and answers no TLS; check the port in `url`, and the firewall"
+                }
+                Stage::WebSocket => "the web server takes the request and does not answer; check the path in `url`",
+                Stage::ConnAck => {
+                    "the server takes CONNECT and does not answer; check that it is a broker, on this port and over this scheme"
+                }
             },
-            Self::ClosedUnanswered => Some(
-                "on AWS IoT Core, check that the policy lets this certificate connect with this client id, and that \
-                 the certificate is active",
-            ),
-            Self::TimedOut { .. }
-            | Self::Files(_)
+            Self::Tls(failure) => &failure.remedy,
+            Self::Refused(refusal) => match refusal.code {
+                NOT_AUTHORIZED => {
+                    "check that its policy lets this certificate connect with this client id (AWS IoT Core: iot:Connect \
+                     on client/ID), and that the certificate is active"
+                }
+                0x84 => "set `protocol` to the version that it speaks",
+                0x85 => "set `client_id` to one that it takes",
+                0x86 => "check `username` and `password_file`",
+                _ => return None,
+            },
+            Self::ClosedUnanswered => {
+                "on AWS IoT Core, the policy does not let this certificate connect with this client id, the \
+                 certificate is not active, or the authorizer refused"
+            }
+            Self::OtherProtocol { remedy, .. } => remedy,
+            Self::Files(_)
             | Self::Goodbye(_)
             | Self::NotMqtt(_)
             | Self::Closed
             | Self::Broken(_)
             | Self::Silent(_)
-            | Self::Disconnected(_) => None,
-        }
+            | Self::Disconnected(_) => return None,
+        })
     }
 
     /// At which stage an attempt failed; of use only for that. `None`: only a connection
@@ -130,7 +153,7 @@ impl LinkError {
             Self::Upgrade(_) => Some(Stage::WebSocket),
             Self::TimedOut { during, .. } => Some(*during),
             Self::Files(_) | Self::Tls(_) => Some(Stage::Tls),
-            Self::Refused(_) | Self::ClosedUnanswered | Self::Goodbye(_) | Self::NotMqtt(_) => Some(Stage::ConnAck),
+            Self::Refused(_) | Self::ClosedUnanswered | Self::Goodbye(_) | Self::OtherProtocol { .. } | Self::NotMqtt(_) => Some(Stage::ConnAck),
             Self::Closed | Self::Broken(_) | Self::Silent(_) | Self::Disconnected(_) => None,
         }
     }

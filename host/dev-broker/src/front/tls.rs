@@ -77,6 +77,7 @@ impl Terminator {
         let key = PrivateKeyDer::from_pem_slice(config.identity.key_pem.as_bytes()).context("read the private key")?;
         let mut server = builder.with_single_cert(chain, key)?;
         server.alpn_protocols.clone_from(&config.alpn);
+        server.max_fragment_size = config.max_fragment;
         // Without resumption each handshake is complete, and each record says what the client
         // presented this time.
         server.session_storage = Arc::new(NoServerSessionStorage {});

@@ -34,6 +34,16 @@ pub(super) fn decode(buffer: &mut BytesMut, max: u32) -> Result<Option<Inbound>,
         let frame = buffer.split_to(header.frame_length()).freeze();
         return publish::read(header.flags(), frame).map(|arrival| Some(Inbound::Publish(arrival)));
     }
+    // A DISCONNECT may end behind its reason code (section 3.14.2.2.1); the codec wants the
+    // length of the properties, too.
+    if matches!(header.packet_type(), Ok(PacketType::Disconnect)) && header.frame_length() == 3 {
+        let reason = buffer.split_to(header.frame_length()).last().copied().unwrap_or_default();
+        let mut whole = BytesMut::from(&[0xe0, 2, reason, 0][..]);
+        return match Packet::read(&mut whole, Some(max)) {
+            Ok(packet) => Ok(Some(inbound(packet))),
+            Err(error) => Err(DecodeError::Malformed(error.to_string())),
+        };
+    }
     match Packet::read(buffer, Some(max)) {
         Ok(packet) => Ok(Some(inbound(packet))),
         Err(Error::InvalidConnectReturnCode(code)) => {

@@ -5,6 +5,7 @@ use crate::link::{
     LinkSettings,
     codec::{Codec, Connect, Inbound},
     error::LinkError,
+    tls,
     wire::{Turn, Wire},
 };
 
@@ -14,7 +15,7 @@ pub(in crate::link) const RECEIVE_MAXIMUM: u16 = 100;
 pub(super) async fn greet(
     settings: &LinkSettings,
     mut wire: Wire,
-    tls: Option<TlsInfo>,
+    agreed: Option<TlsInfo>,
 ) -> Result<Connection, LinkError> {
     let mut codec = Codec::new(settings.protocol, settings.largest_packet());
     let connect = Connect {
@@ -34,7 +35,7 @@ pub(super) async fn greet(
         });
         match turn? {
             Turn::Read => {
-                not_http(&wire.inbound, tls.as_ref())?;
+                not_another_protocol(&wire.inbound, settings)?;
                 if let Some(inbound) = codec.decode(&mut wire.inbound)? {
                     break inbound;
                 }
@@ -54,7 +55,7 @@ pub(super) async fn greet(
     let info = ConnectionInfo {
         url: settings.url.to_string(),
         proxy: settings.proxy.as_ref().map(ToString::to_string),
-        tls,
+        tls: agreed,
         version: settings.protocol,
         client_id: connack.client_id.clone().unwrap_or_else(|| settings.client_id.clone()),
         session_present: connack.session_present,
@@ -62,15 +63,26 @@ pub(super) async fn greet(
     Ok(Connection { wire, codec, connack, info })
 }
 
-/// A port that routes by ALPN (AWS IoT Core's 443, a company's front) hands whoever
-/// offers the wrong name, or none, to a web server, which answers as such.
-fn not_http(inbound: &[u8], tls: Option<&TlsInfo>) -> Result<(), LinkError> {
-    if !inbound.starts_with(b"HTTP/") {
+/// Other protocols give themselves away by how they begin. A port that routes by ALPN (AWS
+/// IoT Core's 443, a company's front) hands whoever offers the wrong name, or none, to a web
+/// server, which answers as such. And an alert of TLS begins as no packet of a broker does.
+fn not_another_protocol(inbound: &[u8], settings: &LinkSettings) -> Result<(), LinkError> {
+    const ALERT: [u8; 2] = [21, 3];
+    if settings.url.websocket().is_some() {
         return Ok(());
     }
-    let line = String::from_utf8_lossy(inbound.split(|byte| *byte == b'\r').next().unwrap_or_default()).into_owned();
-    let offered = tls.map_or("none", |tls| tls.offered.as_str());
-    Err(LinkError::NotMqtt(format!(
-        "a web server answered (\"{line}\"); ALPN offered: {offered}. A port shared with HTTPS wants the right name, on AWS IoT Core `x-amzn-mqtt-ca`: set `alpn`"
-    )))
+    if inbound.starts_with(b"HTTP/") {
+        let line = inbound.split(|byte| *byte == b'\r').next().unwrap_or_default();
+        let line = String::from_utf8_lossy(line.get(..100).unwrap_or(line)).escape_debug().to_string();
+        let offered = if settings.url.is_tls() { tls::offered(&settings.tls) } else { "none".to_owned() };
+        return Err(LinkError::OtherProtocol {
+            what: format!("a web server answered (\"{line}\"); ALPN offered: {offered}"),
+            remedy: "set `alpn` if the port is shared with HTTPS (AWS IoT Core wants `x-amzn-mqtt-ca`), or use wss:// (ws://) if that is where MQTT is",
+        });
+    }
+    if inbound.starts_with(&ALERT) && !settings.url.is_tls() {
+        let what = "it speaks TLS on this port".to_owned();
+        return Err(LinkError::OtherProtocol { what, remedy: "use mqtts:// in `url`" });
+    }
+    Ok(())
 }

@@ -215,7 +215,7 @@ impl UpgradeRefusal {
                 404 | 405 => "there is no WebSocket at this path; check the path in `url`",
                 300..=399 => "it points elsewhere, which is not followed; set `url` to where it points",
                 400 | 426 => {
-                    "it does not take this for a request for MQTT over WebSocket; check port and path in `url`"
+                    "it does not take this for a request for MQTT over WebSocket; check scheme, port and path in `url`"
                 }
                 429 => "it is asked too often",
                 500..=599 => "the web server works, what is behind it does not",

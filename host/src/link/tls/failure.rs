@@ -50,7 +50,7 @@ impl TlsFailure {
             "the server closed the connection during the TLS handshake{how}; offered ALPN: {}",
             offered(settings)
         );
-        let remedy = "see that the port speaks TLS (mqtt:// is for brokers without), and that `alpn` is what it wants";
+        let remedy = "it may not speak TLS on this port (mqtt:// is for brokers without), or want another ALPN name: check the port, and `alpn`";
         Self::new(TlsPart::Handshake, cause, remedy)
     }
 
