@@ -10,10 +10,11 @@ use std::{
 fn main() {
     let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock");
     let text = fs::read_to_string(&lock).unwrap_or_default();
+    // Not `ALPHORN_…`: cargo hands these on to what it runs, which would take them for configuration.
     for name in ["ring", "rustls", "wasmtime"] {
-        say(&format!("rustc-env=ALPHORN_{}_VERSION={}", name.to_uppercase(), version(&text, name)));
+        say(&format!("rustc-env={}_VERSION={}", name.to_uppercase(), version(&text, name)));
     }
-    say(&format!("rustc-env=ALPHORN_BUILT={}", built()));
+    say(&format!("rustc-env=BUILT_AT={}", built()));
     say(&format!("rerun-if-changed={}", lock.display()));
     say("rerun-if-changed=build.rs");
     // The date of a reproducible build.
@@ -32,7 +33,6 @@ fn version<'lock>(lock: &'lock str, name: &str) -> &'lock str {
     found.unwrap_or("unknown")
 }
 
-#[expect(clippy::print_stdout, reason = "this is how a build script talks to cargo")]
 fn say(instruction: &str) {
     println!("cargo::{instruction}");
 }

@@ -14,6 +14,7 @@ mod commands;
 mod config;
 mod connect;
 mod dev;
+mod doctor;
 mod examples;
 mod inbox;
 mod mosquitto;

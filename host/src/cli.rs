@@ -24,6 +24,8 @@ pub(crate) enum Command {
     Dev(DevArgs),
     /// Run the plugins of a configuration: the device's daemon.
     Run(RunArgs),
+    /// Say whether this device can connect and, if not, why.
+    Doctor(DoctorArgs),
     /// Print the messages that match filters.
     Sub(SubArgs),
     /// Publish one message.
@@ -52,6 +54,22 @@ pub(crate) struct RunArgs {
     /// The configuration.
     #[arg(long, value_name = "FILE", default_value = "alphorn.toml")]
     pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// The configuration. Without the file, ALPHORN_LINK__… have to say all.
+    #[arg(long, value_name = "FILE", default_value = "alphorn.toml")]
+    pub(crate) config: PathBuf,
+    /// Another client id; by default the configuration's, or one of its own while a host runs with that.
+    #[arg(long, value_name = "ID")]
+    pub(crate) client_id: Option<String>,
+    /// Where the test message goes [default: alphorn/CLIENT_ID/doctor].
+    #[arg(long, value_name = "TOPIC")]
+    pub(crate) topic: Option<String>,
+    /// One JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// The connection of `pub` and `sub`.

@@ -90,7 +90,7 @@ impl Stamp {
 
 /// The time it is at least: that of the build, or one at which the clock could be trusted.
 pub fn not_before(last: Option<&Stamp>) -> SystemTime {
-    let built = SystemTime::UNIX_EPOCH + Duration::from_secs(env!("ALPHORN_BUILT").parse().unwrap_or_default());
+    let built = SystemTime::UNIX_EPOCH + Duration::from_secs(env!("BUILT_AT").parse().unwrap_or_default());
     last.and_then(Stamp::wall).map_or(built, |wall| wall.max(built))
 }
 

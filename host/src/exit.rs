@@ -23,17 +23,25 @@ pub(crate) const CONFIG: u8 = 78;
 #[derive(Debug)]
 pub(crate) struct Failure {
     code: u8,
-    error: anyhow::Error,
+    /// `None`: it has been said.
+    error: Option<anyhow::Error>,
 }
 
 impl Failure {
     pub(crate) fn new(code: u8, error: impl Into<anyhow::Error>) -> Self {
-        Self { code, error: error.into() }
+        Self { code, error: Some(error.into()) }
+    }
+
+    /// One whose reasons are on stdout already.
+    pub(crate) fn said(code: u8) -> Self {
+        Self { code, error: None }
     }
 
     /// Says what happened and gives the exit code.
     pub(crate) fn report(self) -> ExitCode {
-        tracing::error!("{:#}", self.error);
+        if let Some(error) = self.error {
+            tracing::error!("{error:#}");
+        }
         self.code.into()
     }
 }

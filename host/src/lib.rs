@@ -6,6 +6,7 @@
 pub mod builder;
 pub mod clock;
 pub mod config;
+pub mod doctor;
 pub mod grants;
 pub mod host;
 pub mod journal;

@@ -15,6 +15,7 @@ mod keep_alive;
 mod model;
 mod overflow;
 mod pace;
+pub(crate) mod probe;
 mod profile;
 mod proxy;
 mod rules;
@@ -39,15 +40,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_tungstenite::tungstenite::http::HeaderMap;
 use tracing::{Instrument, info_span};
 
+pub(crate) use self::tls::{certificates, private_key, roots};
 pub use self::{
     backoff::BackoffSettings,
     client::{Client, ClientOptions, Commit, Delivery, Item, Mailbox, NotTaken, Notice, WhenFull},
     codec::{ConnAck, NOT_AUTHORIZED, Refusal, Secret, Version},
-    connect::{Observer, ProxyRefusal, Stage, Step, TlsInfo, UpgradeRefusal, probe},
+    connect::{Observer, ProxyRefusal, Stage, Step, TlsInfo, UpgradeRefusal},
     error::LinkError,
     profile::{Breach, Profile},
     proxy::{Proxy, ProxyUrlError},
-    tls::{TlsError, TlsSettings, client_config, provider},
+    tls::{TlsError, TlsFailure, TlsPart, TlsSettings, client_config, provider},
     url::{BrokerUrl, UrlError},
 };
 use self::{

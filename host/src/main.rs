@@ -5,7 +5,7 @@ mod commands;
 mod exit;
 mod signals;
 
-use std::{io::IsTerminal, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Parser;
 use cli::{Cli, Command};
@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Dev(args) => commands::dev::dev(args).await,
             Command::Run(args) => commands::run::run(args).await,
+            Command::Doctor(args) => commands::doctor::doctor(args).await,
             Command::Sub(args) => commands::sub::sub(args).await,
             Command::Pub(args) => commands::publish::publish(args).await,
             Command::Build(args) => commands::build::build(args).await,
@@ -59,7 +60,7 @@ fn log_to_stderr(cli: &Cli) {
             filter = filter.add_directive(directive);
         }
     }
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colour = commands::colour(&std::io::stderr());
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_env_filter(filter)

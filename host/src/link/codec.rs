@@ -383,6 +383,18 @@ mod tests {
         }
     }
 
+    /// Section 3.14.2: the length of the properties may be left away, and the reason, too.
+    #[test]
+    fn a_short_disconnect_is_understood() {
+        let codec = Codec::new(Version::V5, 1024);
+        for (bytes, expected) in [(&[0xe0, 0][..], 0), (&[0xe0, 1, 0x8e], 0x8e), (&[0xe0, 2, 0x8e, 0], 0x8e)] {
+            let Ok(Some(Inbound::Disconnect(refusal))) = decode(&codec, bytes) else { panic!("{bytes:?}") };
+            assert_eq!(refusal.code, expected);
+        }
+        assert!(decode(&codec, &[0xe0, 1, 0x42]).is_err());
+        assert!(decode(&codec, &[0xe0, 1]).unwrap().is_none());
+    }
+
     #[test]
     fn a_packet_over_the_limit_is_refused_on_its_header() {
         for version in VERSIONS {

@@ -11,7 +11,7 @@ mod http;
 mod proxy;
 mod websocket;
 
-use std::{cell::Cell, fmt, io, net::SocketAddr, time::Duration};
+use std::{cell::Cell, fmt, io, net::SocketAddr};
 
 use tokio::{net::TcpStream, time::timeout};
 
@@ -26,7 +26,7 @@ use super::{
     codec::{Codec, ConnAck, Version},
     error::LinkError,
     proxy::Proxy,
-    tls,
+    tls::TlsFailure,
     wire::{Stream, Wire},
 };
 
@@ -96,17 +96,6 @@ pub enum Stage {
 
 /// Hears of each step.
 pub type Observer<'a> = &'a mut (dyn FnMut(Step) + Send);
-
-/// Makes one attempt, ends it in good order when it succeeds, and says why when it does not.
-pub async fn probe(settings: &LinkSettings, observer: Observer<'_>) -> Result<(), LinkError> {
-    const PATIENCE: Duration = Duration::from_secs(1);
-    let mut connection = connect(settings, observer).await?;
-    if connection.codec.disconnect(&mut connection.wire.outbound).is_ok() {
-        // It was accepted; that the broker does not take the DISCONNECT changes nothing.
-        let _ = timeout(PATIENCE, connection.wire.close()).await;
-    }
-    Ok(())
-}
 
 /// Makes one attempt.
 pub(super) async fn connect(settings: &LinkSettings, observer: Observer<'_>) -> Result<Connection, LinkError> {
@@ -183,7 +172,7 @@ async fn upgrade(
     let stream = upgraded.map_err(|failed| match failed {
         NoUpgrade::Refused(refusal) => LinkError::Upgrade(refusal),
         NoUpgrade::Broken(cause) => match broken(settings, cause) {
-            LinkError::Broken(_) => LinkError::Upgrade(UpgradeRefusal::Closed),
+            LinkError::Broken(_) | LinkError::Closed => LinkError::Upgrade(UpgradeRefusal::Closed),
             error => error,
         },
     })?;
@@ -199,7 +188,7 @@ pub(super) fn broken(settings: &LinkSettings, cause: io::Error) -> LinkError {
     }
     let tls = cause.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match tls {
-        Some(error) => LinkError::Tls(tls::explain(error, settings.url.host(), &settings.tls)),
+        Some(error) => LinkError::Tls(TlsFailure::explain(error, settings.url.host(), &settings.tls)),
         // A peer that closes TCP without closing TLS first.
         None if cause.kind() == io::ErrorKind::UnexpectedEof => LinkError::Closed,
         None => LinkError::Broken(cause),
@@ -259,7 +248,11 @@ impl fmt::Display for ConnectionInfo {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::Ipv4Addr, path::Path, time::SystemTime};
+    use std::{
+        net::Ipv4Addr,
+        path::Path,
+        time::{Duration, SystemTime},
+    };
 
     use alphorn_dev_broker::{Authority, Front, FrontConfig, Profile};
     use tokio::{
@@ -295,8 +288,8 @@ mod tests {
 
     async fn steps(settings: &LinkSettings) -> (Vec<Step>, Result<(), LinkError>) {
         let mut steps = Vec::new();
-        let result = probe(settings, &mut |step| steps.push(step)).await;
-        (steps, result)
+        let result = connect(settings, &mut |step| steps.push(step)).await;
+        (steps, result.map(drop))
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use std::{fmt, io, time::Duration};
 use super::{
     codec::{DecodeError, NOT_AUTHORIZED, Refusal},
     connect::{ProxyRefusal, Stage, UpgradeRefusal},
-    tls::TlsError,
+    tls::{TlsError, TlsFailure},
 };
 
 /// An attempt failed, or a connection ended.
@@ -44,13 +44,20 @@ pub enum LinkError {
     /// A file of the TLS configuration.
     Files(TlsError),
     /// The handshake failed, or an alert came; explained.
-    Tls(String),
+    Tls(TlsFailure),
     /// CONNACK, or a DISCONNECT in its place, says no.
     Refused(Refusal),
     /// The broker closed the connection in place of a CONNACK.
     ClosedUnanswered,
     /// The server closed the WebSocket with a reason; in words.
     Goodbye(String),
+    /// What came in place of a CONNACK is another protocol.
+    OtherProtocol {
+        /// In words.
+        what: String,
+        /// How to get to MQTT.
+        remedy: &'static str,
+    },
     /// What came is not MQTT, or not allowed.
     NotMqtt(String),
     /// The broker closed the connection.
@@ -73,6 +80,83 @@ pub enum LinkError {
 }
 
 impl LinkError {
+    /// What happened.
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Dns { host, cause } => format!("the name `{host}` can't be resolved ({cause})"),
+            Self::Tcp { to, cause } => format!("no TCP connection to {to} ({cause})"),
+            Self::Proxy { proxy, refusal } => format!("the proxy {proxy}: {}", refusal.cause()),
+            Self::Upgrade(refusal) => refusal.cause(),
+            Self::TimedOut { during, limit } => format!(
+                "no connection within {} (`connect_timeout`), while waiting for {during}",
+                humantime::format_duration(*limit)
+            ),
+            Self::Files(error) => error.to_string(),
+            Self::Tls(failure) => failure.cause.clone(),
+            Self::Refused(refusal) => format!("the broker refused the connection: {refusal}"),
+            Self::ClosedUnanswered => "the broker closed the connection in answer to CONNECT".to_owned(),
+            Self::Goodbye(said) => said.clone(),
+            Self::OtherProtocol { what, .. } => format!("the server does not speak MQTT: {what}"),
+            Self::NotMqtt(what) => format!("the server does not keep to MQTT: {what}"),
+            Self::Closed => "the broker closed the connection".to_owned(),
+            Self::Broken(cause) => format!("the connection broke: {cause}"),
+            Self::Silent(limit) => {
+                format!("nothing came from the broker for {} (1.5 keep-alives)", humantime::format_duration(*limit))
+            }
+            Self::Unanswered { what, times, timeout } => format!(
+                "the broker has not answered {what} for {times} times {} (`operation_timeout`)",
+                humantime::format_duration(*timeout)
+            ),
+            Self::Disconnected(refusal) => format!("the broker ended the connection: {refusal}"),
+        }
+    }
+
+    /// What to do about it, where that is known.
+    pub fn remedy(&self) -> Option<&str> {
+        Some(match self {
+            Self::Dns { .. } => "check `url` and the device's DNS",
+            Self::Tcp { .. } => "check host and port in `url`, and the firewall",
+            Self::Proxy { refusal, .. } => refusal.remedy(),
+            Self::Upgrade(refusal) => refusal.remedy(),
+            Self::TimedOut { during, .. } => match during {
+                Stage::Name => "check the device's DNS",
+                Stage::Tcp => "check host and port in `url`, and the firewall",
+                Stage::Proxy => "check `proxy` (or HTTPS_PROXY), and whether it reaches the broker",
+                Stage::Tls => {
+                    "something takes connections there and answers no TLS; check the port in `url`, and the firewall"
+                }
+                Stage::WebSocket => "the web server takes the request and does not answer; check the path in `url`",
+                Stage::ConnAck => {
+                    "the server takes CONNECT and does not answer; check that it is a broker, on this port and over this scheme"
+                }
+            },
+            Self::Tls(failure) => &failure.remedy,
+            Self::Refused(refusal) => match refusal.code {
+                NOT_AUTHORIZED => {
+                    "check that its policy lets this certificate connect with this client id (AWS IoT Core: iot:Connect \
+                     on client/ID), and that the certificate is active"
+                }
+                0x84 => "set `protocol` to the version that it speaks",
+                0x85 => "set `client_id` to one that it takes",
+                0x86 => "check `username` and `password_file`",
+                _ => return None,
+            },
+            Self::ClosedUnanswered => {
+                "on AWS IoT Core, the policy does not let this certificate connect with this client id, the \
+                 certificate is not active, or the authorizer refused"
+            }
+            Self::OtherProtocol { remedy, .. } => remedy,
+            Self::Unanswered { .. } => "it may be throttling, or have lost what was sent",
+            Self::Files(_)
+            | Self::Goodbye(_)
+            | Self::NotMqtt(_)
+            | Self::Closed
+            | Self::Broken(_)
+            | Self::Silent(_)
+            | Self::Disconnected(_) => return None,
+        })
+    }
+
     /// At which stage an attempt failed; of use only for that. `None`: only a connection
     /// that stood ends so.
     pub fn stage(&self) -> Option<Stage> {
@@ -83,7 +167,11 @@ impl LinkError {
             Self::Upgrade(_) => Some(Stage::WebSocket),
             Self::TimedOut { during, .. } => Some(*during),
             Self::Files(_) | Self::Tls(_) => Some(Stage::Tls),
-            Self::Refused(_) | Self::ClosedUnanswered | Self::Goodbye(_) | Self::NotMqtt(_) => Some(Stage::ConnAck),
+            Self::Refused(_)
+            | Self::ClosedUnanswered
+            | Self::Goodbye(_)
+            | Self::OtherProtocol { .. }
+            | Self::NotMqtt(_) => Some(Stage::ConnAck),
             Self::Closed | Self::Broken(_) | Self::Silent(_) | Self::Unanswered { .. } | Self::Disconnected(_) => None,
         }
     }
@@ -91,62 +179,10 @@ impl LinkError {
 
 impl fmt::Display for LinkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Dns { host, cause } => {
-                write!(f, "the name `{host}` can't be resolved ({cause}): check `url` and the device's DNS")
-            }
-            Self::Tcp { to, cause } => {
-                write!(f, "no TCP connection to {to} ({cause}): check host and port in `url`, and the firewall")
-            }
-            Self::Proxy { proxy, refusal } => write!(f, "the proxy {proxy}: {refusal}"),
-            Self::Upgrade(refusal) => refusal.fmt(f),
-            Self::TimedOut { during, limit } => {
-                let limit = humantime::format_duration(*limit);
-                write!(f, "no connection within {limit} (`connect_timeout`), while waiting for {during}: ")?;
-                f.write_str(match during {
-                    Stage::Name => "check the device's DNS",
-                    Stage::Tcp => "check host and port in `url`, and the firewall",
-                    Stage::Proxy => "check `proxy` (or HTTPS_PROXY), and whether it reaches the broker",
-                    Stage::Tls => {
-                        "something takes connections there and answers no TLS; check the port in `url`, and the firewall"
-                    }
-                    Stage::WebSocket => "the web server takes the request and does not answer; check the path in `url`",
-                    Stage::ConnAck => {
-                        "the server takes CONNECT and does not answer; check that it is a broker, on this port and over this scheme"
-                    }
-                })
-            }
-            Self::Files(error) => error.fmt(f),
-            Self::Tls(explained) => f.write_str(explained),
-            Self::Refused(refusal) => {
-                write!(f, "the broker refused the connection: {refusal}")?;
-                match refusal.code {
-                    NOT_AUTHORIZED => {
-                        f.write_str("; check that its policy lets this certificate connect with this client id")
-                    }
-                    0x84 => f.write_str("; set `protocol`"),
-                    0x85 => f.write_str("; set `client_id`"),
-                    0x86 => f.write_str("; set `username` and `password_file`"),
-                    _ => Ok(()),
-                }
-            }
-            Self::ClosedUnanswered => f.write_str(
-                "the broker closed the connection in answer to CONNECT; on AWS IoT Core: the policy does not let this \
-                 certificate connect with this client id, the certificate is not active, or the authorizer refused",
-            ),
-            Self::Goodbye(said) => f.write_str(said),
-            Self::NotMqtt(what) => write!(f, "the server does not keep to MQTT: {what}"),
-            Self::Closed => f.write_str("the broker closed the connection"),
-            Self::Broken(cause) => write!(f, "the connection broke: {cause}"),
-            Self::Silent(limit) => {
-                write!(f, "nothing came from the broker for {} (1.5 keep-alives)", humantime::format_duration(*limit))
-            }
-            Self::Unanswered { what, times, timeout } => write!(
-                f,
-                "the broker has not answered {what} for {times} times {} (`operation_timeout`); it may be throttling",
-                humantime::format_duration(*timeout)
-            ),
-            Self::Disconnected(refusal) => write!(f, "the broker ended the connection: {refusal}"),
+        f.write_str(&self.cause())?;
+        match self.remedy() {
+            Some(remedy) => write!(f, ": {remedy}"),
+            None => Ok(()),
         }
     }
 }

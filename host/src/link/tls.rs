@@ -1,7 +1,10 @@
-//! rustls settings from the configuration, and what TLS errors mean.
+//! rustls settings from the configuration.
 //!
 //! One TLS stack, one crypto provider: ring, always passed explicitly, since a process
 //! default could be missing or another one.
+
+mod failure;
+mod witness;
 
 use std::{
     path::{Path, PathBuf},
@@ -10,13 +13,17 @@ use std::{
 };
 
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, Error, RootCertStore,
-    client::ResolvesClientCert,
+    ClientConfig, Error, RootCertStore,
+    client::{ResolvesClientCert, WebPkiServerVerifier},
     crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
     sign::{CertifiedKey, SingleCertAndKey},
     time_provider::TimeProvider,
 };
+
+pub use self::failure::{TlsFailure, TlsPart};
+pub(super) use self::witness::ServerChain;
+use self::witness::Witness;
 
 /// What the configuration says about TLS.
 #[derive(Debug, Clone, Default)]
@@ -89,10 +96,20 @@ pub enum TlsError {
 /// Reads the files and makes the configuration for a connection. It is done anew for
 /// each connection, so files that changed are picked up.
 pub fn client_config(settings: &TlsSettings) -> Result<ClientConfig, TlsError> {
+    witnessed(settings).map(|(config, _)| config)
+}
+
+/// The same, and where the server's certificates will be found after the handshake.
+pub(super) fn witnessed(settings: &TlsSettings) -> Result<(ClientConfig, ServerChain), TlsError> {
+    let judge = WebPkiServerVerifier::builder_with_provider(roots(settings.ca.as_deref())?.into(), provider())
+        .build()
+        .unwrap_or_else(|_| unreachable!("there are roots, and no revocation lists"));
+    let seen = ServerChain::default();
     let builder = ClientConfig::builder_with_details(provider(), Arc::new(Clock { not_before: settings.not_before }))
         .with_safe_default_protocol_versions()
         .unwrap_or_else(|_| unreachable!("ring has cipher suites for TLS 1.2 and 1.3"))
-        .with_root_certificates(roots(settings.ca.as_deref())?);
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Witness { judge, seen: seen.clone() }));
     let mut config = match &settings.identity {
         None => builder.with_no_client_auth(),
         Some((cert, key)) => builder.with_client_cert_resolver(identity(cert, key)?),
@@ -100,7 +117,7 @@ pub fn client_config(settings: &TlsSettings) -> Result<ClientConfig, TlsError> {
     config.alpn_protocols = settings.alpn.iter().map(|name| name.clone().into_bytes()).collect();
     // AWS IoT Core has no session tickets, and a config lives for one connection.
     config.resumption = rustls::client::Resumption::disabled();
-    Ok(config)
+    Ok((config, seen))
 }
 
 /// The device's certificate with something that signs for it. The one place that knows
@@ -140,74 +157,6 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// What a TLS error means and what to do about it.
-pub(super) fn explain(error: &Error, host: &str, settings: &TlsSettings) -> String {
-    let ca = match &settings.ca {
-        Some(path) => path.display().to_string(),
-        None => "the system's roots".to_owned(),
-    };
-    let cert = || match &settings.identity {
-        Some((cert, _)) => format!("the client certificate {}", cert.display()),
-        None => "no client certificate (`cert` and `key` are not set)".to_owned(),
-    };
-    match error {
-        Error::InvalidCertificate(cause) => match cause {
-            CertificateError::UnknownIssuer => {
-                format!(
-                    "the server's certificate was issued by a CA that {ca} does not contain: set `ca` to the broker's root certificate"
-                )
-            }
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                format!("the server's certificate is not for `{host}`: check the host in `url`; {cause}")
-            }
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                format!("the server's certificate has expired, or this device's clock is ahead: {cause}")
-            }
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                format!("the server's certificate is not valid yet, or this device's clock is behind: {cause}")
-            }
-            cause => format!("the server's certificate was refused: {cause}"),
-        },
-        Error::AlertReceived(AlertDescription::NoApplicationProtocol) => format!(
-            "the server agrees to none of the ALPN names offered ({}): AWS IoT Core takes `x-amzn-mqtt-ca` on port 443, `mqtt` there for custom authorizers, and none on 8883 or for wss://; set `alpn`",
-            offered(settings),
-        ),
-        Error::AlertReceived(AlertDescription::CertificateRequired) => {
-            format!("the server demands a client certificate and got {}: set `cert` and `key`", cert())
-        }
-        Error::AlertReceived(
-            alert @ (AlertDescription::UnknownCA
-            | AlertDescription::BadCertificate
-            | AlertDescription::CertificateUnknown
-            | AlertDescription::CertificateExpired
-            | AlertDescription::CertificateRevoked
-            | AlertDescription::UnsupportedCertificate
-            | AlertDescription::AccessDenied
-            | AlertDescription::DecryptError),
-        ) => format!(
-            "the server refused {} (alert {alert:?}): it must be known to the server, active and not expired",
-            cert(),
-        ),
-        Error::AlertReceived(AlertDescription::HandshakeFailure) => format!(
-            "the server ended the handshake (alert HandshakeFailure): it may demand a client certificate, and got {}; or no cipher suite is common",
-            cert(),
-        ),
-        Error::AlertReceived(AlertDescription::UnrecognisedName) => {
-            format!("the server does not know the name `{host}` (SNI): check the host in `url`")
-        }
-        Error::AlertReceived(AlertDescription::ProtocolVersion) => {
-            "the server speaks neither TLS 1.2 nor TLS 1.3".to_owned()
-        }
-        Error::AlertReceived(alert) => format!("the server ended TLS with the alert {alert:?}"),
-        Error::InvalidMessage(_) => {
-            format!(
-                "the server at `{host}` does not speak TLS on this port ({error}): check the port, or use mqtt:// for a broker without TLS"
-            )
-        }
-        error => format!("TLS failed: {error}"),
-    }
-}
-
 /// The ALPN names offered, for messages.
 pub(super) fn offered(settings: &TlsSettings) -> String {
     match settings.alpn.as_slice() {
@@ -216,7 +165,8 @@ pub(super) fn offered(settings: &TlsSettings) -> String {
     }
 }
 
-fn roots(ca: Option<&Path>) -> Result<RootCertStore, TlsError> {
+/// The certificates that servers are measured by: those of a file, or the system's.
+pub(crate) fn roots(ca: Option<&Path>) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     match ca {
         Some(path) => {
@@ -236,7 +186,8 @@ fn roots(ca: Option<&Path>) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+/// The certificates of a file, at least one.
+pub(crate) fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let read = |cause| TlsError::Read { what, path: path.into(), cause };
     let certificates =
         CertificateDer::pem_file_iter(path).map_err(read)?.collect::<Result<Vec<_>, _>>().map_err(read)?;
@@ -246,7 +197,8 @@ fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'s
     Ok(certificates)
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+/// The key of a file.
+pub(crate) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     use rustls::pki_types::pem::Error::NoItemsFound;
     let what = "key";
     PrivateKeyDer::from_pem_file(path).map_err(|cause| match cause {

@@ -75,12 +75,14 @@ fn not_another_protocol(inbound: &[u8], settings: &LinkSettings) -> Result<(), L
         let line = inbound.split(|byte| *byte == b'\r').next().unwrap_or_default();
         let line = String::from_utf8_lossy(line.get(..100).unwrap_or(line)).escape_debug().to_string();
         let offered = if settings.url.is_tls() { tls::offered(&settings.tls) } else { "none".to_owned() };
-        return Err(LinkError::NotMqtt(format!(
-            "a web server answered (\"{line}\"); ALPN offered: {offered}. A port shared with HTTPS wants the right name, on AWS IoT Core `x-amzn-mqtt-ca`: set `alpn`, or use wss:// (ws://) if that is where MQTT is"
-        )));
+        return Err(LinkError::OtherProtocol {
+            what: format!("a web server answered (\"{line}\"); ALPN offered: {offered}"),
+            remedy: "set `alpn` if the port is shared with HTTPS (AWS IoT Core wants `x-amzn-mqtt-ca`), or use wss:// (ws://) if that is where MQTT is",
+        });
     }
     if inbound.starts_with(&ALERT) && !settings.url.is_tls() {
-        return Err(LinkError::NotMqtt("it speaks TLS on this port: use mqtts:// in `url`".to_owned()));
+        let what = "it speaks TLS on this port".to_owned();
+        return Err(LinkError::OtherProtocol { what, remedy: "use mqtts:// in `url`" });
     }
     Ok(())
 }

@@ -15,7 +15,11 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::broken;
-use crate::link::{LinkSettings, error::LinkError, tls};
+use crate::link::{
+    LinkSettings,
+    error::LinkError,
+    tls::{self, ServerChain, TlsFailure, TlsPart},
+};
 
 /// What was agreed in the TLS handshake.
 #[derive(Debug, Clone)]
@@ -42,15 +46,17 @@ pub(super) async fn handshake(
     tcp: TcpStream,
 ) -> Result<(TlsStream<TcpStream>, TlsInfo), LinkError> {
     let checked_at = settings.tls.not_before.filter(|not_before| *not_before > SystemTime::now());
-    let config = tls::client_config(&settings.tls).map_err(LinkError::Files)?;
+    let (config, server_chain) = tls::witnessed(&settings.tls).map_err(LinkError::Files)?;
     let host = settings.url.host();
-    let name = ServerName::try_from(host.to_owned())
-        .map_err(|_| LinkError::Tls(format!("`{host}` is not a name a certificate can be for")))?;
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| {
+        let cause = format!("`{host}` is not a name a certificate can be for");
+        LinkError::Tls(TlsFailure::new(TlsPart::ServerCertificate, cause, "check the host in `url`"))
+    })?;
     let stream = match TlsConnector::from(Arc::new(config)).connect(name, tcp).into_fallible().await {
         Ok(stream) => stream,
         Err((cause, tcp)) => {
             end_in_order(tcp);
-            return Err(explain(settings, cause));
+            return Err(explain(settings, cause, &server_chain));
         }
     };
     let (_, agreed) = stream.get_ref();
@@ -65,18 +71,14 @@ pub(super) async fn handshake(
     Ok((stream, info))
 }
 
-fn explain(settings: &LinkSettings, cause: io::Error) -> LinkError {
-    let closed = |cause: String| {
-        let offered = tls::offered(&settings.tls);
-        LinkError::Tls(format!(
-            "the server closed the connection during the TLS handshake{cause}: it may not speak TLS on this port, or want another ALPN name; offered ALPN: {offered}"
-        ))
+fn explain(settings: &LinkSettings, cause: io::Error, server_chain: &ServerChain) -> LinkError {
+    let failure = match broken(settings, cause) {
+        LinkError::Tls(failure) => failure,
+        LinkError::Broken(cause) => TlsFailure::closed(Some(&cause), &settings.tls),
+        LinkError::Closed => TlsFailure::closed(None, &settings.tls),
+        error => return error,
     };
-    match broken(settings, cause) {
-        LinkError::Broken(cause) => closed(format!(" ({cause})")),
-        LinkError::Closed => closed(String::new()),
-        error => error,
-    }
+    LinkError::Tls(TlsFailure { server_chain: server_chain.get().cloned().unwrap_or_default(), ..failure })
 }
 
 /// Ends our direction and reads until the server ends its own. rustls has written the

@@ -74,53 +74,69 @@ fn schemes(head: &Head) -> Vec<String> {
     schemes
 }
 
-impl fmt::Display for ProxyRefusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const SET: &str = "`link.proxy` (or HTTPS_PROXY)";
+impl ProxyRefusal {
+    /// What happened.
+    pub fn cause(&self) -> String {
         match self {
-            Self::Dns(cause) => write!(f, "its name can't be resolved ({cause}): check {SET} and the device's DNS"),
-            Self::Tcp(cause) => {
-                write!(f, "no TCP connection ({cause}): check host and port in {SET}, and the firewall")
-            }
+            Self::Dns(cause) => format!("its name can't be resolved ({cause})"),
+            Self::Tcp(cause) => format!("no TCP connection ({cause})"),
             Self::Login { offered, told } => {
-                let offered_basic = offered.iter().any(|scheme| scheme.eq_ignore_ascii_case("Basic"));
                 let offers = if offered.is_empty() { "none named".to_owned() } else { offered.join(", ") };
-                match (told, offered_basic || offered.is_empty()) {
-                    (false, true) => write!(
-                        f,
-                        "it wants a login (status 407; schemes: {offers}): put user name and password into {SET}, as http://user:password@proxy:3128"
-                    ),
-                    (true, true) => write!(
-                        f,
-                        "it refused user name or password (status 407; schemes: {offers}): check them in {SET}; special characters are written as %40 and so on"
-                    ),
-                    (_, false) => write!(
-                        f,
-                        "it wants a login by another scheme than Basic, the only one supported (status 407; schemes: {offers}): have the broker allowed without a login there, or Basic offered"
-                    ),
-                }
+                let what = match (told, takes_basic(offered)) {
+                    (false, true) => "wants a login",
+                    (true, true) => "refused user name or password",
+                    (_, false) => "wants a login by another scheme than Basic, the only one supported",
+                };
+                format!("it {what} (status 407; schemes: {offers})")
             }
             Self::Status { status, reason } => {
-                write!(f, "it answered with status {status}")?;
-                if !reason.is_empty() {
-                    write!(f, " ({reason})")?;
-                }
-                f.write_str(match status {
-                    403 | 451 => ": its rules do not allow this host and port; have them allowed there",
-                    400 | 404 | 405 | 501 => ": it may not be a proxy, or not one for CONNECT; check host and port",
-                    429 => ": it is asked too often",
-                    500 | 502..=504 => {
-                        ": it could not reach the broker; check host and port in `link.url`, and the proxy's own network"
-                    }
-                    _ => " to CONNECT instead of 200: look into its log",
-                })
+                let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+                format!("it answered with status {status}{reason} to CONNECT")
             }
-            Self::Closed => f.write_str(
-                "it closed the connection in place of an answer: its rules may not allow this device or host",
-            ),
-            Self::Broken(cause) => write!(f, "the connection to it broke ({cause})"),
-            Self::NotHttp(what) => write!(f, "it does not speak HTTP, but sent {what}: check host and port in {SET}"),
+            Self::Closed => "it closed the connection in place of an answer".to_owned(),
+            Self::Broken(cause) => format!("the connection to it broke ({cause})"),
+            Self::NotHttp(what) => format!("it does not speak HTTP, but sent {what}"),
         }
+    }
+
+    /// What to do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Dns(_) => "check `link.proxy` (or HTTPS_PROXY) and the device's DNS",
+            Self::Tcp(_) => "check host and port in `link.proxy` (or HTTPS_PROXY), and the firewall",
+            Self::Login { offered, told } => match (told, takes_basic(offered)) {
+                (false, true) => {
+                    "put user name and password into `link.proxy` (or HTTPS_PROXY), as http://user:password@proxy:3128"
+                }
+                (true, true) => {
+                    "check them in `link.proxy` (or HTTPS_PROXY); special characters are written as %40 and so on"
+                }
+                (_, false) => "have the broker allowed without a login there, or Basic offered",
+            },
+            Self::Status { status, .. } => match status {
+                403 | 451 => "its rules do not allow this host and port; have them allowed there",
+                400 | 404 | 405 | 501 => "it may not be a proxy, or not one for CONNECT; check host and port",
+                429 => "it is asked too often",
+                500 | 502..=504 => {
+                    "it could not reach the broker; check host and port in `link.url`, and the proxy's own network"
+                }
+                _ => "look into its log",
+            },
+            Self::Closed => "its rules may not allow this device or host; look into its log",
+            Self::Broken(_) => "look into its log, and at the network",
+            Self::NotHttp(_) => "check host and port in `link.proxy` (or HTTPS_PROXY)",
+        }
+    }
+}
+
+/// A proxy that names no scheme at all is given the benefit of the doubt.
+fn takes_basic(offered: &[String]) -> bool {
+    offered.is_empty() || offered.iter().any(|scheme| scheme.eq_ignore_ascii_case("Basic"))
+}
+
+impl fmt::Display for ProxyRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.cause(), self.remedy())
     }
 }
 

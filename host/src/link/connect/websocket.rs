@@ -185,36 +185,51 @@ fn broken(error: tungstenite::Error) -> io::Error {
     }
 }
 
-impl fmt::Display for UpgradeRefusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl UpgradeRefusal {
+    /// What happened.
+    pub fn cause(&self) -> String {
         match self {
             Self::Status { status, reason } => {
-                write!(f, "the server answered the request for a WebSocket with status {status}")?;
-                if !reason.is_empty() {
-                    write!(f, " ({reason})")?;
-                }
-                f.write_str(match status {
-                    401 | 403 => {
-                        ": it does not let this device in; check what `link.headers`, user name or certificate say to its authorizer, and the policy"
-                    }
-                    404 | 405 => ": there is no WebSocket at this path; check the path in `url`",
-                    300..=399 => ": it points elsewhere, which is not followed; set `url` to where it points",
-                    400 | 426 => ": it does not take this for a request for MQTT over WebSocket; check scheme, port and path in `url`",
-                    429 => ": it is asked too often",
-                    500..=599 => ": the web server works, what is behind it does not",
-                    _ => " instead of 101: check host, port and path in `url`",
-                })
+                let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+                // The one that looks like success.
+                let instead = if (200..=299).contains(status) { " instead of 101" } else { "" };
+                format!("the server answered the request for a WebSocket with status {status}{reason}{instead}")
             }
-            Self::NoMqtt => f.write_str(
-                "the server speaks WebSocket at this path, but not MQTT over it (it did not pick the subprotocol `mqtt`): check the path in `url`",
-            ),
-            Self::Closed => f.write_str(
-                "the server closed the connection in place of an answer to the request for a WebSocket: check scheme and port in `url`",
-            ),
-            Self::Wrong(what) => {
-                write!(f, "the server does not speak WebSocket on this port, but sent {what}: check scheme and port in `url`")
+            Self::NoMqtt => "the server speaks WebSocket at this path, but not MQTT over it (it did not pick the \
+                             subprotocol `mqtt`)"
+                .to_owned(),
+            Self::Closed => {
+                "the server closed the connection in place of an answer to the request for a WebSocket".to_owned()
             }
+            Self::Wrong(what) => format!("the server does not speak WebSocket on this port, but sent {what}"),
         }
+    }
+
+    /// What to do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Status { status, .. } => match status {
+                401 | 403 => {
+                    "it does not let this device in; check what `link.headers`, user name or certificate say to its authorizer, and the policy"
+                }
+                404 | 405 => "there is no WebSocket at this path; check the path in `url`",
+                300..=399 => "it points elsewhere, which is not followed; set `url` to where it points",
+                400 | 426 => {
+                    "it does not take this for a request for MQTT over WebSocket; check scheme, port and path in `url`"
+                }
+                429 => "it is asked too often",
+                500..=599 => "the web server works, what is behind it does not",
+                _ => "check host, port and path in `url`",
+            },
+            Self::NoMqtt => "check the path in `url`",
+            Self::Closed | Self::Wrong(_) => "check scheme and port in `url`",
+        }
+    }
+}
+
+impl fmt::Display for UpgradeRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.cause(), self.remedy())
     }
 }
 
