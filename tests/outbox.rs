@@ -285,9 +285,11 @@ async fn a_damaged_file_is_set_aside_and_what_can_be_read_is_sent() -> Result<()
     host.kill().await?;
     let file = config.data_dir().join("alphorn.redb");
     let mut bytes = std::fs::read(&file)?;
-    // Within one of the messages: its topic, and its payload.
-    let at = bytes.windows(8).position(|window| window == b"\x03seq\x03150").context("the message is not there")?;
-    *bytes.get_mut(at).context("an empty file")? ^= 0x40;
+    // Within one of the messages: its topic, and its payload; the file may have old copies of it.
+    let needle = b"\x03seq\x03150";
+    let copies: Vec<_> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(needle)).collect();
+    ensure!(!copies.is_empty(), "the message is not there");
+    copies.into_iter().for_each(|at| bytes[at] ^= 0x40);
     std::fs::write(&file, &bytes)?;
     bed.faults().refuse(false).await?;
 
