@@ -31,7 +31,9 @@ pub(crate) use self::{
     guests::{guest, plugin, target_dir},
     program::{Program, Signal},
     proxy::{Mood, Proxy},
-    scripted::{Answer, Do, Event, Packet, Scripted, Step, Tls, kind, publishes, resuming, subscribes},
+    scripted::{
+        Answer, Do, Event, Packet, Scripted, Step, Tls, frame, kind, length, publishes, resuming, string, subscribes,
+    },
     support::{
         Client as TlsClient,
         mqtt::{Connect, Message, Mqtt, Version},

@@ -103,6 +103,15 @@ impl Program {
         self.stderr.look(|lines| lines.join("\n"))
     }
 
+    /// The time it has computed so far; the kernel counts hundredths of a second.
+    pub(crate) fn cpu(&self) -> Result<std::time::Duration> {
+        let id = self.child.id().context("it has ended already")?;
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
+        let (_, fields) = stat.rsplit_once(") ").context("stat")?;
+        let ticks: Vec<u64> = fields.split(' ').skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
+        Ok(std::time::Duration::from_millis(ticks.iter().sum::<u64>() * 10))
+    }
+
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         let id = self.child.id().context("it has ended already")?;
         let name = match signal {
