@@ -16,12 +16,12 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 
 use self::{
-    servers::{answering, echo, http_error, proxy_without_login, silent},
+    servers::{answering, echo, http_error, silent},
     snapshot::{doctor, says},
 };
 use crate::harness::{
-    Answer, Bed, Config, Connect, Context as _, Do, Event, Mqtt, Packet, Result, Scripted, Step, Version, ensure,
-    free_ports, kind, soon,
+    Answer, Bed, Config, Connect, Context as _, Do, Event, Mood, Mqtt, Packet, Proxy, Result, Scripted, Service, Step,
+    Tls, Version, Web, ensure, free_ports, kind, soon,
 };
 
 const CONFIGURATION: i32 = 78;
@@ -31,9 +31,15 @@ const NOT_PERMITTED: i32 = 77;
 #[tokio::test]
 async fn all_is_well() -> Result<()> {
     for protocol in ["5", "3.1.1"] {
-        let bed = Bed::start().await?;
-        let config = bed.config("").link(&format!("protocol = {protocol:?}"));
-        says(&format!("all-well-mqtt-{protocol}"), &bed, &config, 0).await?;
+        // Receive maximum, maximum packet size and keep-alive.
+        let properties = [&[0x21, 0, 100][..], &[0x27, 0, 2, 0, 0], &[0x13, 0, 30]].concat();
+        let script = move |event: &Event| match &event.step {
+            Step::Packet(Packet::Connect(_)) => {
+                vec![Do::Say(Answer::Connack { session_present: false, code: 0, properties: properties.clone() })]
+            }
+            _ => echo(event),
+        };
+        scripted(&format!("all-well-mqtt-{protocol}"), protocol, 0, script).await?;
     }
     Ok(())
 }
@@ -204,21 +210,59 @@ async fn refused_alpn_is_said() -> Result<()> {
 
 #[tokio::test]
 async fn a_server_that_picks_no_alpn_is_worth_a_look() -> Result<()> {
+    let bed = Bed::start().await?;
+    let without_alpn = |tls: &mut Tls| {
+        tls.alpn.clear();
+        Ok(())
+    };
+    let broker = Scripted::with(&bed, without_alpn, echo).await?;
+    says("alpn-none-agreed", &bed, &broker.config(&bed, ""), 0).await
+}
+
+#[tokio::test]
+async fn the_way_through_a_proxy_is_said() -> Result<()> {
+    let bed = Bed::start().await?;
+    let identity = bed.authority.issue_server(&["broker.invalid"])?;
+    let named = |tls: &mut Tls| {
+        (tls.cert_pem, tls.key_pem) = (identity.cert_pem, identity.key_pem);
+        Ok(())
+    };
+    let broker = Scripted::with(&bed, named, echo).await?;
+    let config = bed.config("").link("url = \"mqtts://broker.invalid:443\"");
+    for (name, mood, login, exit) in [
+        ("proxy", Mood::Open, "", 0),
+        ("proxy-login", Mood::Wants("Basic dXNlcjpzM2NyZXRA"), "", BROKER),
+        ("proxy-wrong-login", Mood::Wants("Basic dXNlcjpzM2NyZXRA"), "user:wrong@", BROKER),
+    ] {
+        let proxy = Proxy::start(mood, broker.addr()).await?;
+        let config = config.clone().link(&format!("proxy = {:?}", proxy.url_with(login)));
+        says(name, &bed, &config, exit).await?;
+    }
+    let [port] = free_ports()?;
+    let config = config.link(&format!("proxy = \"http://127.0.0.1:{port}\""));
+    says("proxy-not-listening", &bed, &config, BROKER).await
+}
+
+#[tokio::test]
+async fn websocket_is_said() -> Result<()> {
     let bed = Bed::with(|_, front| {
         front.alpn.clear();
         front.require_alpn = false;
         Ok(())
     })
     .await?;
-    says("alpn-none-agreed", &bed, &bed.config(""), 0).await
-}
-
-#[tokio::test]
-async fn a_proxy_that_wants_a_login_is_said() -> Result<()> {
-    let bed = Bed::start().await?;
-    let proxy = answering(proxy_without_login).await?;
-    let config = bed.config("").link(&format!("proxy = \"http://127.0.0.1:{}\"", proxy.port));
-    says("proxy-login", &bed, &config, BROKER).await
+    let broker = Scripted::plain(echo).await?;
+    let url = format!("url = \"wss://localhost:{}\"", bed.addr().port());
+    let config = bed.config("").without(&["alpn"]).link(&url);
+    for (name, service, exit) in [
+        ("websocket", Service::Broker, 0),
+        ("websocket-refused", Service::Says("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"), BROKER),
+    ] {
+        let web = Web::start(service, broker.addr()).await?;
+        bed.front.redirect(web.addr());
+        says(name, &bed, &config, exit).await?;
+    }
+    Ok(())
 }
 
 #[tokio::test]

@@ -43,13 +43,6 @@ pub(super) async fn http_error(tcp: TcpStream) -> std::io::Result<()> {
     say(tcp, "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await
 }
 
-/// As proxies answer whoever does not say who he is.
-pub(super) async fn proxy_without_login(tcp: TcpStream) -> std::io::Result<()> {
-    let answer = "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"proxy\"\r\n\
-                  Content-Length: 0\r\n\r\n";
-    say(tcp, answer).await
-}
-
 async fn say(mut tcp: TcpStream, answer: &str) -> std::io::Result<()> {
     let mut ignored = [0; 1024];
     if tcp.read(&mut ignored).await? == 0 {

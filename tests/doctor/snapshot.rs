@@ -64,11 +64,11 @@ fn steady_word(word: &str) -> String {
         // MQTT's versions are not ours.
         return if bare == "3.1.1" { word.to_owned() } else { word.replace(bare, "VERSION") };
     }
-    if let Some((host, port)) = bare.rsplit_once(':')
-        && port.len() > 2
-        && port.bytes().all(|byte| byte.is_ascii_digit())
-    {
-        return word.replace(bare, &format!("{host}:PORT"));
+    if let Some((host, behind)) = bare.rsplit_once(':') {
+        let path = behind.trim_start_matches(|c: char| c.is_ascii_digit());
+        if behind.len() - path.len() > 2 {
+            return word.replace(bare, &format!("{host}:PORT{path}"));
+        }
     }
     match bare.split_once("alphorn-").and_then(|(before, rest)| Some((before, rest.strip_suffix(".toml")?))) {
         Some((before, _)) => word.replace(bare, &format!("{before}alphorn.toml")),

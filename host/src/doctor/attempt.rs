@@ -313,3 +313,76 @@ fn announced(connack: &ConnAck, settings: &LinkSettings, took: &str) -> String {
     say(connack.client_id.as_ref().map(|id| format!("client id {id}")));
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use alphorn_dev_broker::Authority;
+    use rustls::pki_types::pem::PemObject;
+
+    use super::*;
+    use crate::config::{Config, Overrides};
+
+    fn checks(url: &str, steps: Vec<Step>, error: LinkError) -> Vec<Check> {
+        let text = format!("[link]\nurl = {url:?}\nclient_id = \"device\"");
+        let config = Config::parse(&text, Path::new(""), std::iter::empty(), &Overrides::default()).unwrap();
+        let steps = steps.into_iter().map(|step| (step, Duration::from_millis(1))).collect();
+        let view = View { settings: &config.link, configured_id: "gateway", now: SystemTime::now() };
+        Attempt { steps, error: Some(error) }.checks(&view)
+    }
+
+    fn failed(checks: &[Check]) -> Vec<&str> {
+        checks.iter().filter(|check| matches!(check.status, Status::Fail(_))).map(|check| check.name).collect()
+    }
+
+    #[test]
+    fn a_time_out_fails_the_check_of_its_stage_and_no_other() {
+        let address: SocketAddr = ([127, 0, 0, 1], 443).into();
+        let steps = [Step::Resolved(vec![address]), Step::Tcp(address)];
+        for (during, done, name) in
+            [(Stage::Name, 0, DNS), (Stage::Tcp, 1, TCP), (Stage::Tls, 2, TLS), (Stage::WebSocket, 2, WEBSOCKET)]
+        {
+            let error = LinkError::TimedOut { during, limit: Duration::from_secs(1) };
+            let checks = checks("wss://a.example", steps[..done].to_vec(), error);
+            assert_eq!(failed(&checks), [name]);
+            let later = checks.iter().skip_while(|check| check.name != name).skip(1);
+            let waits = later.filter(|check| check.name != PROXY).all(|check| check.status == Status::Skip);
+            assert!(waits, "{checks:?}");
+        }
+    }
+
+    #[test]
+    fn an_id_that_the_policy_may_not_know_is_part_of_the_remedy() {
+        let address: SocketAddr = ([127, 0, 0, 1], 1883).into();
+        let steps = vec![Step::Resolved(vec![address]), Step::Tcp(address)];
+        let checks = checks("mqtt://127.0.0.1", steps, LinkError::ClosedUnanswered);
+        assert_eq!(failed(&checks), [CONNACK]);
+        let remedy = checks.last().and_then(|check| check.remedy.clone()).unwrap();
+        assert!(remedy.contains("tried as `device`, the broker may know only `gateway`"), "{remedy}");
+    }
+
+    #[test]
+    fn a_connection_without_tls_is_fine_on_this_device_alone() {
+        for (host, status) in [
+            ("localhost", Status::Ok),
+            ("127.0.0.9", Status::Ok),
+            ("::1", Status::Ok),
+            ("a.example", Status::Warn),
+            ("192.0.2.1", Status::Warn),
+        ] {
+            assert_eq!(without_tls(host).status, status, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_server_certificate_that_ends_soon_is_worth_a_look() {
+        let identity = Authority::new("root").unwrap().issue_server(&["a.example"]).unwrap();
+        let chain = [CertificateDer::from_pem_slice(identity.cert_pem.as_bytes()).unwrap()];
+        let day = Duration::from_secs(24 * 60 * 60);
+        assert_eq!(server_certificate(&chain, SystemTime::now()).status, Status::Ok);
+        let soon = server_certificate(&chain, SystemTime::now() + 340 * day);
+        assert_eq!(soon.status, Status::Warn);
+        assert!(soon.found.contains("CN=a.example, issued by CN=root, for a.example"), "{}", soon.found);
+    }
+}

@@ -153,7 +153,11 @@ impl LinkError {
             Self::Upgrade(_) => Some(Stage::WebSocket),
             Self::TimedOut { during, .. } => Some(*during),
             Self::Files(_) | Self::Tls(_) => Some(Stage::Tls),
-            Self::Refused(_) | Self::ClosedUnanswered | Self::Goodbye(_) | Self::OtherProtocol { .. } | Self::NotMqtt(_) => Some(Stage::ConnAck),
+            Self::Refused(_)
+            | Self::ClosedUnanswered
+            | Self::Goodbye(_)
+            | Self::OtherProtocol { .. }
+            | Self::NotMqtt(_) => Some(Stage::ConnAck),
             Self::Closed | Self::Broken(_) | Self::Silent(_) | Self::Disconnected(_) => None,
         }
     }
