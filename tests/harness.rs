@@ -13,6 +13,7 @@ mod broker;
 mod config;
 mod guests;
 mod program;
+mod scripted;
 mod seen;
 mod watcher;
 
@@ -27,6 +28,7 @@ pub(crate) use self::{
     config::Config,
     guests::{guest, plugin, target_dir},
     program::{Program, Signal},
+    scripted::{Answer, Do, Event, Packet, Scripted, Step, kind, publishes, resuming, subscribes},
     support::{
         Client as TlsClient,
         mqtt::{Connect, Message, Mqtt, Version},

@@ -16,6 +16,7 @@ mod examples;
 mod mosquitto;
 mod plugins;
 mod publish;
+mod refusals;
 mod shutdown;
 mod subscribe;
 mod tls;
