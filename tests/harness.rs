@@ -14,6 +14,7 @@ mod config;
 mod guests;
 mod program;
 mod proxy;
+mod scripted;
 mod seen;
 mod watcher;
 mod web;
@@ -30,6 +31,7 @@ pub(crate) use self::{
     guests::{guest, plugin, target_dir},
     program::{Program, Signal},
     proxy::{Mood, Proxy},
+    scripted::{Answer, Do, Event, Packet, Scripted, Step, Tls, kind, publishes, resuming, subscribes},
     support::{
         Client as TlsClient,
         mqtt::{Connect, Message, Mqtt, Version},

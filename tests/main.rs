@@ -19,6 +19,7 @@ mod mosquitto;
 mod plugins;
 mod proxy;
 mod publish;
+mod refusals;
 mod shutdown;
 mod subscribe;
 mod tls;
