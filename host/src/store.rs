@@ -223,6 +223,17 @@ pub enum Change {
     NothingAtBroker,
 }
 
+impl Change {
+    /// It puts a message in that is newer than these.
+    fn is_after(&self, last_seq: u64, last_number: u64) -> bool {
+        match self {
+            Self::Taken { seq, .. } => *seq > last_seq,
+            Self::Arrived { number, .. } => *number > last_number,
+            _ => false,
+        }
+    }
+}
+
 /// What a write did beside what it was asked for.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Written {
@@ -269,6 +280,9 @@ const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
 const FILE: &str = "alphorn.redb";
 
+/// Is there while the file is in use, and after an end that was none.
+const OPEN: &str = "alphorn.redb.in-use";
+
 /// redb's cache. Its own default is a gigabyte.
 const CACHE: usize = 2 * 1024 * 1024;
 
@@ -291,7 +305,30 @@ impl Store {
             let path = path.clone();
             Self::open_with(settings.clone(), Box::new(move |builder| builder.create(&path)))
         };
+        let mark = folder.join(OPEN);
+        let ended_well = !mark.try_exists().map_err(place(&mark))?;
+        fs::write(&mark, b"").map_err(place(&mark))?;
+        // Before redb writes into the file: it goes back to the last write that is whole, and takes
+        // the place of the one after it for free.
+        let newest = if ended_well { Vec::new() } else { salvage::newest(&path)? };
         match open() {
+            Ok((mut store, mut restored)) if !newest.is_empty() => {
+                let (last_seq, last_number) = (restored.last_seq, restored.last_number);
+                let lost: Vec<_> = newest.into_iter().filter(|change| change.is_after(last_seq, last_number)).collect();
+                if !lost.is_empty() {
+                    // At worst they are sent twice.
+                    store.write(&lost)?;
+                    drop(store);
+                    (store, restored) = open()?;
+                    restored.damage = Some(format!(
+                        "the last write to {} before the host ended was not whole: {} messages of it could be read \
+                         and are kept",
+                        path.display(),
+                        lost.len()
+                    ));
+                }
+                Ok((store, restored))
+            }
             Err(StoreError::Database(cause)) => {
                 let aside = salvage::set_aside(&path).map_err(place(&path))?;
                 options.open(&path).map_err(place(&path))?;
@@ -492,6 +529,16 @@ impl Store {
         page(range, max_bytes, |body| {
             Some(Arrived { number: body.place, message: body.message()?, redelivered: body.redelivered })
         })
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // The database ends first, so that the mark outlasts it where that fails.
+        if let Some(database) = self.database.take() {
+            drop(database);
+            let _ = fs::remove_file(self.settings.folder.join(OPEN));
+        }
     }
 }
 

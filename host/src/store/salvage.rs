@@ -1,6 +1,7 @@
 //! What can still be read of a damaged file.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
@@ -16,6 +17,9 @@ use crate::{clock::Age, clock::Stamp};
 
 /// Read at once.
 const CHUNK: usize = 256 * 1024;
+
+/// A write has no more messages than this, nearly always.
+const NEWEST: usize = 1000;
 
 /// Records written at once.
 const GROUP: usize = 256;
@@ -35,12 +39,49 @@ pub(super) fn set_aside(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// Looks for whole records at any place of the file, and writes them into the store. How
-/// many there were. What was removed before may be found again: sent once more, not lost.
+/// Writes every whole message in the file into the store. How many there were. What was
+/// removed before may be found again: sent once more, not lost.
 pub(super) fn read(file: &Path, store: &mut Store) -> Result<usize, StoreError> {
+    let (mut group, mut kept) = (Vec::new(), 0);
+    scan(file, |change| {
+        group.push(change);
+        if group.len() < GROUP {
+            return Ok(());
+        }
+        kept += group.len();
+        let written = store.write(&group).map(drop);
+        group.clear();
+        written
+    })?;
+    kept += group.len();
+    store.write(&group)?;
+    Ok(kept)
+}
+
+/// The newest messages in the file: at least those of the last write, if all is well.
+pub(super) fn newest(file: &Path) -> Result<Vec<Change>, StoreError> {
+    let (mut outbox, mut inbox) = (BTreeMap::new(), BTreeMap::new());
+    scan(file, |change| {
+        match &change {
+            Change::Taken { seq, .. } => outbox.insert((*seq, None), change),
+            Change::Arrived { plugin, number, .. } => inbox.insert((*number, Some(plugin.clone())), change),
+            _ => None,
+        };
+        for newest in [&mut outbox, &mut inbox] {
+            if newest.len() > NEWEST {
+                newest.pop_first();
+            }
+        }
+        Ok(())
+    })?;
+    Ok(outbox.into_values().chain(inbox.into_values()).collect())
+}
+
+/// Looks for whole records at any place of a file.
+fn scan(file: &Path, mut found: impl FnMut(Change) -> Result<(), StoreError>) -> Result<(), StoreError> {
     let failed = |cause| StoreError::Place { path: file.to_owned(), cause };
     let mut input = File::open(file).map_err(failed)?;
-    let (mut buffer, mut wanted, mut group, mut kept) = (Vec::new(), CHUNK, Vec::new(), 0);
+    let (mut buffer, mut wanted) = (Vec::new(), CHUNK);
     loop {
         let had = buffer.len();
         let more = wanted.saturating_sub(had).max(CHUNK) as u64;
@@ -51,7 +92,7 @@ pub(super) fn read(file: &Path, store: &mut Store) -> Result<usize, StoreError> 
             at += offset;
             match record::decode(buffer.get(at..).unwrap_or_default()) {
                 Ok((body, length)) => {
-                    group.extend(change(&body));
+                    change(&body).map_or(Ok(()), &mut found)?;
                     at += length;
                 }
                 Err(Unreadable::Short(length)) if !is_end => {
@@ -60,16 +101,9 @@ pub(super) fn read(file: &Path, store: &mut Store) -> Result<usize, StoreError> 
                 }
                 Err(_) => at += 1,
             }
-            if group.len() >= GROUP {
-                kept += group.len();
-                store.write(&group)?;
-                group.clear();
-            }
         }
         if is_end {
-            kept += group.len();
-            store.write(&group)?;
-            return Ok(kept);
+            return Ok(());
         }
         // What may be the beginning of a record stays.
         let rest = if short.is_some() { at } else { buffer.len().saturating_sub(MAGIC.len()) };

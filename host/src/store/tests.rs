@@ -375,6 +375,25 @@ fn one_flipped_bit_costs_one_message_at_most() {
 }
 
 #[test]
+fn a_flipped_bit_in_the_last_write_before_a_bad_end_does_not_cost_the_whole_write() {
+    let (_folder, settings) = in_folder();
+    let (mut store, _) = Store::open(&settings).unwrap();
+    store.write(&[taken("one", 1)]).unwrap();
+    store.write(&(2..=100).map(|seq| taken("one", seq)).collect::<Vec<_>>()).unwrap();
+    let mut bytes = fs::read(settings.folder.join(FILE)).unwrap();
+    drop(store);
+    // As the file was when the power failed.
+    let at = bytes.windows(4).rposition(|window| window == record::MAGIC).unwrap();
+    bytes[at + 40] ^= 1;
+    fs::write(settings.folder.join(FILE), &bytes).unwrap();
+    fs::write(settings.folder.join(OPEN), b"").unwrap();
+    let (mut store, restored) = Store::open(&settings).unwrap();
+    let found = seqs(&mut store, "one");
+    assert!(found.len() >= 99, "{} messages; {:?}", found.len(), restored.damage);
+    assert!(restored.damage.is_some());
+}
+
+#[test]
 fn a_torn_file_keeps_what_its_beginning_has() {
     let (_folder, settings) = in_folder();
     let path = filled(&settings, 200);
