@@ -184,6 +184,7 @@ fn config(broker: &DevBroker, client_id: &str, rest: &str) -> Result<Config> {
         ca: Some(files.ca.clone()),
         identity: Some((files.device_cert.clone(), files.device_key.clone())),
         alpn: vec!["x-amzn-mqtt-ca".to_owned()],
+        not_before: None,
     };
     Ok(config)
 }

@@ -55,3 +55,11 @@ macro_rules! in_both_versions {
     };
 }
 pub(crate) use in_both_versions;
+
+/// A seed for what a test does at random, printed so that a failure can be repeated.
+#[expect(clippy::print_stdout, reason = "the test's own output, shown when it fails")]
+pub(crate) fn seed() -> u64 {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    seed
+}

@@ -3,7 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Bed, Do, Packet, Program, Result, Scripted, Step, frame, in_both_versions, kind, length, string};
+use crate::harness::{
+    Bed, Do, Packet, Program, Result, Scripted, Step, frame, in_both_versions, kind, length, seed, string,
+};
 
 in_both_versions! {
     a_thousand_random_packets_are_borne
@@ -15,8 +17,7 @@ const QUICK: &str = "backoff = { min = \"10ms\", max = \"20ms\" }";
 
 async fn a_thousand_random_packets_are_borne(protocol: &str) -> Result<()> {
     const CONNECTIONS: usize = 60;
-    let seed = fastrand::u64(..);
-    println!("seed {seed}");
+    let seed = seed();
     let mut random = fastrand::Rng::with_seed(seed);
     let bed = Bed::start().await?;
     let broker = Scripted::start(&bed, move |event| match &event.step {
@@ -66,7 +67,7 @@ async fn packets_that_break_the_rules_are_named(protocol: &str) -> Result<()> {
             "a second CONNACK",
         ),
         ("PINGREQ from a broker", vec![0xc0, 0], "a broker never sends"),
-        ("a topic that is not UTF-8", frame(0x30, &[0, 2, 0xff, 0xfe, 0]), "bad topic"),
+        ("a topic that is not UTF-8", frame(0x30, &[0, 2, 0xff, 0xfe, 0]), "utf-8"),
     ];
     for (what, bytes, word) in cases {
         let broker = Scripted::start(&bed, move |event| match &event.step {
@@ -79,7 +80,7 @@ async fn packets_that_break_the_rules_are_named(protocol: &str) -> Result<()> {
         let config = broker.config(&bed, "").link(QUICK).link(&format!("protocol = {protocol:?}"));
         let mut host = Program::run(&config)?;
         let line = host.log(&["connection lost"]).await?;
-        assert!(line.contains(word), "{what}: {line}");
+        assert!(line.to_lowercase().contains(&word.to_lowercase()), "{what}: {line}");
         host.log_times(2, &["connect success"]).await?;
         host.stop().await?;
     }

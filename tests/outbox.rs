@@ -9,7 +9,7 @@ use std::{
 
 use alphorn_dev_broker::Direction;
 
-use crate::harness::{Bed, Broker, Context as _, Message, Program, Result, Watcher, ensure, in_both_versions};
+use crate::harness::{Bed, Broker, Context as _, Message, Program, Result, Watcher, ensure, in_both_versions, seed};
 
 in_both_versions! {
     ten_thousand_messages_survive_fifty_cuts
@@ -66,8 +66,7 @@ fn has(messages: &[Message], number: u32) -> Option<()> {
 async fn ten_thousand_messages_survive_fifty_cuts(protocol: &str) -> Result<()> {
     const COUNT: u32 = 10_000;
     const CUTS: usize = 50;
-    let seed = fastrand::u64(..);
-    println!("seed {seed}");
+    let seed = seed();
     let mut random = fastrand::Rng::with_seed(seed);
     let mut bed = Bed::start().await?;
     let (mut watchers, mut brokers) = (vec![bed.watch("seq").await?], Vec::new());
@@ -140,8 +139,7 @@ async fn what_waits_survives_the_end_of_the_process(protocol: &str) -> Result<()
 async fn every_number_sent_in_comes_out_whenever_the_host_is_killed() -> Result<()> {
     const KILLS: u32 = 20;
     const EACH: u32 = 40;
-    let seed = fastrand::u64(..);
-    println!("seed {seed}");
+    let seed = seed();
     let mut random = fastrand::Rng::with_seed(seed);
     let bed = Bed::start().await?;
     let watcher = bed.watch("out/#").await?;
@@ -344,7 +342,6 @@ impl SmallDisk {
         if mounted.is_ok_and(|status| status.success()) {
             return Ok(Some(Self(folder)));
         }
-        println!("skipped: only root may mount a small disk");
         Ok(None)
     }
 

@@ -248,7 +248,9 @@ impl Link {
             let reports = commands.downgrade();
             let journal = Journal::start(store, settings, disk_full, move |report| {
                 // Fails only when the link has ended.
-                let _ = reports.upgrade().map(|commands| commands.send(Command::Report(report)));
+                if let Some(commands) = reports.upgrade() {
+                    let _ = commands.send(Command::Report(report));
+                }
             })?;
             let earlier = names.iter().map(|(name, known)| (name.clone(), known.clone())).collect();
             Ok::<_, std::io::Error>(task::Disk { journal, restored, keeps_outbox, earlier })

@@ -115,8 +115,9 @@ fn scan(file: &Path, mut found: impl FnMut(Change) -> Result<(), StoreError>) ->
 fn find(bytes: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {
-        at += bytes.get(at..)?.iter().position(|byte| *byte == MAGIC[0])?;
-        if bytes.get(at..)?.starts_with(&MAGIC[..MAGIC.len().min(bytes.len() - at)]) {
+        at += bytes.get(at..)?.iter().position(|byte| MAGIC.first() == Some(byte))?;
+        let rest = bytes.get(at..)?;
+        if rest.starts_with(&MAGIC) || MAGIC.starts_with(rest) {
             return Some(at);
         }
         at += 1;
