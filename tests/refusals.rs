@@ -47,3 +47,58 @@ async fn each_way_to_go_away_is_noticed_at_each_step() -> Result<()> {
     tokio::time::sleep(Duration::ZERO).await;
     Ok(())
 }
+
+/// Each reason has its word, and none is answered with a hot loop.
+#[tokio::test]
+async fn each_reason_not_to_connect_is_named() -> Result<()> {
+    let v311: &[(u8, &str)] = &[
+        (1, "does not speak this MQTT version"),
+        (2, "does not take this client id"),
+        (3, "not available"),
+        (4, "bad user name or password"),
+        (5, "not authorised"),
+        (7, "not authorised"),
+        (99, "does not define"),
+    ];
+    let v5: &[(u8, &str)] = &[
+        (0x80, "unspecified"),
+        (0x81, "malformed packet"),
+        (0x82, "protocol error"),
+        (0x83, "implementation specific"),
+        (0x84, "unsupported protocol version"),
+        (0x85, "client identifier not valid"),
+        (0x86, "bad user name"),
+        (0x87, "not authorized"),
+        (0x88, "server unavailable"),
+        (0x89, "server busy"),
+        (0x8a, "banned"),
+        (0x8c, "bad authentication method"),
+        (0x90, "topic name invalid"),
+        (0x95, "packet too large"),
+        (0x97, "quota exceeded"),
+        (0x99, "payload format invalid"),
+        (0x9a, "retain not supported"),
+        (0x9b, "not supported"),
+        (0x9c, "use another server"),
+        (0x9d, "server moved"),
+        (0x9f, "connection rate exceeded"),
+    ];
+    let bed = Bed::start().await?;
+    for (protocol, codes) in [("3.1.1", v311), ("5", v5)] {
+        for (code, word) in codes.iter().copied() {
+            let broker = Scripted::start(&bed, move |event| match &event.step {
+                Step::Packet(Packet::Connect(_)) => vec![Do::refuse(code), Do::Close],
+                _ => Vec::new(),
+            })
+            .await?;
+            let mut host = Program::run(&broker.config(&bed, "").link(&format!("protocol = {protocol:?}")))?;
+            let line = host.log(&["connect failed (attempt 2)"]).await?;
+            assert!(line.to_lowercase().contains(&word.to_lowercase()), "{code:#04x}: {line}");
+            broker.now(kind);
+            host.log(&["connect success"]).await?;
+            host.stop().await?;
+            assert!(broker.connections() <= 5, "{code:#04x}: {} connections", broker.connections());
+        }
+    }
+    Ok(())
+}

@@ -1,6 +1,6 @@
 //! From the broker to plugins.
 
-use crate::harness::{Bed, Program, Result, in_both_versions};
+use crate::harness::{Bed, Do, Packet, Program, Result, Scripted, in_both_versions, kind};
 
 in_both_versions! {
     what_was_handled_does_not_come_again
@@ -178,4 +178,64 @@ async fn a_filter_may_be_asked_for_at_run_time() -> Result<()> {
     client.publish("more/a", b"new").await?;
     assert_eq!(watcher.records_to("out", 2).await?, ["in subscribe more/+", "more/a new"]);
     host.stop().await
+}
+
+/// Where a broker can't tell copies apart, a filter within another one is not asked for.
+#[tokio::test]
+async fn filters_within_others_are_merged_at_3_1_1() -> Result<()> {
+    let bed = Bed::start().await?;
+    let broker = Scripted::start(&bed, kind).await?;
+    let plugins = ["in/#", "in/+", "in/a"].iter().zip(["wide", "middle", "narrow"]).map(|(filter, name)| {
+        format!(
+            "[plugins.{name}]\ncomponent = \"recorder.wasm\"\npublish = [\"out/{name}\"]\nsubscribe = [{filter:?}]\n\
+             config = {{ to = \"out/{name}\", filters = {filter:?} }}\n"
+        )
+    });
+    let config = broker.config(&bed, &plugins.collect::<String>()).link("protocol = \"3.1.1\"");
+    let mut host = Program::run(&config)?;
+    let filters = |packet: &Packet| match packet {
+        Packet::Subscribe { filters, .. } => Some(filters.iter().map(|filter| filter.name.clone()).collect::<Vec<_>>()),
+        _ => None,
+    };
+    broker.packet("a SUBSCRIBE", |packet| filters(packet).is_some()).await?;
+    broker.act(Do::deliver("in/a", "once", 7, false))?;
+    for name in ["wide", "middle", "narrow"] {
+        let topic = format!("out/{name}");
+        let got = |packet: &Packet| matches!(packet, Packet::Publish(message) if message.topic == topic && message.payload == b"in/a once");
+        broker.packet(name, got).await?;
+    }
+    host.stop().await?;
+    assert_eq!(broker.packets(filters), [(0, vec!["in/#".to_owned()])]);
+    broker.keeps_the_rules()
+}
+
+/// Two hosts share the messages of a group.
+#[tokio::test]
+async fn hosts_share_what_comes_for_their_group() -> Result<()> {
+    const COUNT: usize = 40;
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("out/#").await?;
+    let plugin = |to: &str| {
+        format!(
+            "[plugins.worker]\ncomponent = \"recorder.wasm\"\npublish = [\"out/+\"]\n\
+             subscribe = [\"$share/workers/jobs/+\"]\nreserved = true\n\
+             config = {{ to = \"out/{to}\", filters = \"$share/workers/jobs/+\" }}\n"
+        )
+    };
+    let mut one = Program::run(&bed.config(&plugin("one")))?;
+    let mut two = Program::run(&bed.config(&plugin("two")).link("client_id = \"device-2\""))?;
+    watcher.ready("out/one").await?;
+    watcher.ready("out/two").await?;
+    let mut client = bed.client().await?;
+    for number in 0..COUNT {
+        client.publish("jobs/a", number.to_string().as_bytes()).await?;
+    }
+    let all = || [watcher.records("out/one"), watcher.records("out/two")];
+    let done = |_: &[crate::harness::Message]| (all().concat().len() >= COUNT).then_some(());
+    watcher.wait_for("all jobs", done).await?;
+    one.stop().await?;
+    two.stop().await?;
+    let [one, two] = all();
+    assert!(!one.is_empty() && !two.is_empty() && one.len() + two.len() == COUNT, "{} and {}", one.len(), two.len());
+    Ok(())
 }

@@ -229,8 +229,8 @@ impl Writer {
                     self.tickets.extend(ticket);
                 } else {
                     // It is durable already, or was never needed.
-                    self.answer(reply.into_iter().collect(), true);
                     ticket.into_iter().for_each(|ticket| (self.report)(Report::Durable(ticket)));
+                    self.answer(reply.into_iter().collect(), true);
                 }
             }
             Order::LoadOutbox(owner, after, bytes) => self.loads.push(Load::Outbox(owner, after, bytes)),
@@ -279,11 +279,12 @@ impl Writer {
                     self.disk_full.store(false, SeqCst);
                     (self.report)(Report::Recovered);
                 }
-                let replies = std::mem::take(&mut self.replies);
-                self.answer(replies, true);
+                // First, so that what was handled is acknowledged before what the plugin does next.
                 for ticket in std::mem::take(&mut self.tickets) {
                     (self.report)(Report::Durable(ticket));
                 }
+                let replies = std::mem::take(&mut self.replies);
+                self.answer(replies, true);
                 for (plugin, messages) in written.dropped {
                     (self.report)(Report::InboxDropped { plugin, messages });
                 }
