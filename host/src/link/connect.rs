@@ -15,7 +15,6 @@ use std::{cell::Cell, fmt, io, net::SocketAddr};
 
 use tokio::{net::TcpStream, time::timeout};
 
-pub(super) use self::greet::RECEIVE_MAXIMUM;
 use self::{
     dial::DialError,
     websocket::{Goodbye, NoUpgrade},

@@ -10,7 +10,7 @@ use crate::link::{
 };
 
 /// The most QoS 1 arrivals the broker may leave unacknowledged; MQTT 5 announces it.
-pub(in crate::link) const RECEIVE_MAXIMUM: u16 = 100;
+const RECEIVE_MAXIMUM: u16 = 100;
 
 pub(super) async fn greet(
     settings: &LinkSettings,

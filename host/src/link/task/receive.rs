@@ -7,8 +7,8 @@ use tracing::{debug, warn};
 use super::{
     super::{
         client::Notice,
-        codec::{Inbound, Refusal, Version},
-        connect::{Connection, RECEIVE_MAXIMUM},
+        codec::{Inbound, Refusal},
+        connect::Connection,
         error::LinkError,
         session::Request,
     },
@@ -16,8 +16,9 @@ use super::{
 };
 use crate::outbox::Seq;
 
-/// MQTT 3.1.1 has no way to announce a window; more unacknowledged messages than this
-/// no broker sends (mosquitto 20, AWS IoT Core 100).
+/// More unacknowledged messages than this end the connection, so that memory is bounded. At
+/// MQTT 5 the window that is announced is smaller, but mosquitto 2.0 does not always keep to it,
+/// and that is not worth a connection; at 3.1.1 none can be announced.
 const TOLERATED_UNACKNOWLEDGED: usize = 1000;
 
 impl Task {
@@ -48,13 +49,9 @@ impl Task {
                 }
             }
         }
-        let limit = match self.settings.protocol {
-            Version::V5 => RECEIVE_MAXIMUM.into(),
-            Version::V311 => TOLERATED_UNACKNOWLEDGED,
-        };
-        if self.session.unacknowledged() > limit {
+        if self.session.unacknowledged() > TOLERATED_UNACKNOWLEDGED {
             return Err(LinkError::NotMqtt(format!(
-                "more than {limit} messages without waiting for an acknowledgement"
+                "more than {TOLERATED_UNACKNOWLEDGED} messages without waiting for an acknowledgement"
             )));
         }
         Ok(())
