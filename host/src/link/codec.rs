@@ -184,6 +184,13 @@ pub(super) struct Codec {
     max_outbound: u32,
 }
 
+/// Results of one SUBACK that are looked at; no SUBSCRIBE of ours has as many filters. Each
+/// carries the broker's text, so a long answer must not become a very long one in memory.
+const MOST_RESULTS: usize = 256;
+
+/// Bytes of a broker's text that are kept.
+const LONGEST_REASON: usize = 512;
+
 /// The largest packet MQTT can carry: a remaining length of 268,435,455 and its header (section 1.5.5).
 const LARGEST: u32 = 268_435_460;
 
@@ -484,6 +491,31 @@ mod tests {
             let refusal = result.err().map(|refusal| (refusal.code, refusal.reason));
             assert_eq!(refusal, expected.map(|(code, reason)| (code, reason.to_owned())));
         }
+    }
+
+    #[test]
+    fn a_long_suback_with_a_long_text_takes_little_memory() {
+        let text = [&[31][..], &60_000u16.to_be_bytes(), &vec![b'x'; 60_000]].concat();
+        // 60,003 bytes of properties, written as a variable byte integer.
+        let body = [&[0, 9, 0xe3, 0xd4, 0x03][..], &text, &vec![0x87; 60_000]].concat();
+        let mut packet = vec![0x90];
+        let mut length = body.len();
+        while length > 0 {
+            packet.push((length & 0x7f) as u8 | if length > 0x7f { 0x80 } else { 0 });
+            length >>= 7;
+        }
+        packet.extend(body);
+        let codec = Codec::new(Version::V5, 200_000);
+        let Ok(Some(Inbound::SubAck { packet_id: 9, results })) = decode(&codec, &packet) else { panic!() };
+        assert_eq!(results.len(), MOST_RESULTS);
+        assert!(results.iter().all(|result| result.as_ref().is_err_and(|refusal| refusal.reason.len() < 600)));
+    }
+
+    #[test]
+    fn a_code_that_is_not_defined_is_not_taken_for_a_connack() {
+        let codec = Codec::new(Version::V5, 1024);
+        let decoded = decode(&codec, &[0x40, 3, 0, 9, 0xee]);
+        assert!(!matches!(decoded, Ok(Some(Inbound::ConnAck(_)))), "{decoded:?}");
     }
 
     #[test]

@@ -99,9 +99,10 @@ fn inbound(packet: Packet) -> Result<Inbound, DecodeError> {
         }),
         Packet::Publish(publish) => Inbound::Publish(arrival(publish)?),
         Packet::PubAck(puback) => Inbound::PubAck { packet_id: puback.pkid, result: Ok(()) },
-        Packet::SubAck(suback) => {
-            Inbound::SubAck { packet_id: suback.pkid, results: suback.return_codes.into_iter().map(granted).collect() }
-        }
+        Packet::SubAck(suback) => Inbound::SubAck {
+            packet_id: suback.pkid,
+            results: suback.return_codes.into_iter().take(super::MOST_RESULTS).map(granted).collect(),
+        },
         Packet::UnsubAck(unsuback) => Inbound::UnsubAck { packet_id: unsuback.pkid },
         Packet::PingResp => Inbound::PingResp,
         Packet::Connect(_) => Inbound::Unexpected("CONNECT"),

@@ -43,7 +43,7 @@ pub(super) fn decode(buffer: &mut BytesMut, max: u32) -> Result<Option<Inbound>,
     }
     match Packet::read(buffer, Some(max)) {
         Ok(packet) => Ok(Some(inbound(packet))),
-        Err(Error::InvalidConnectReturnCode(code)) => {
+        Err(Error::InvalidConnectReturnCode(code)) if matches!(header.packet_type(), Ok(PacketType::ConnAck)) => {
             let reason = "a reason MQTT 5 does not define".into();
             Ok(Some(Inbound::ConnAck(Err(Refusal { code, reason }))))
         }
@@ -130,7 +130,12 @@ fn inbound(packet: Packet) -> Inbound {
         Packet::PubAck(puback) => Inbound::PubAck { packet_id: puback.pkid, result: acknowledged(puback) },
         Packet::SubAck(suback) => {
             let text = suback.properties.and_then(|properties| properties.reason_string);
-            let results = suback.return_codes.into_iter().map(|code| granted(code, text.as_deref())).collect();
+            let results = suback
+                .return_codes
+                .into_iter()
+                .take(super::MOST_RESULTS)
+                .map(|code| granted(code, text.as_deref()))
+                .collect();
             Inbound::SubAck { packet_id: suback.pkid, results }
         }
         Packet::UnsubAck(unsuback) => Inbound::UnsubAck { packet_id: unsuback.pkid },
@@ -226,7 +231,7 @@ fn refusal(code: u8, name: &str, text: Option<&str>) -> Refusal {
     }
     if let Some(text) = text {
         reason.push_str(": ");
-        reason.push_str(text);
+        reason.push_str(text.get(..text.floor_char_boundary(super::LONGEST_REASON)).unwrap_or(text));
     }
     Refusal { code, reason }
 }

@@ -59,7 +59,9 @@ impl Task {
         }
         let identify = connection.connack.subscription_identifiers;
         let profile = self.settings.profile;
-        let mut wanted = self.router.wanted(profile.merges_contained() && !identify);
+        // A filter that was refused covers nothing: then each is asked for by itself.
+        let merged = profile.merges_contained() && !identify && self.refused.is_empty();
+        let mut wanted = self.router.wanted(merged);
         wanted.retain(|subscription| !self.refused.contains(&subscription.filter));
         let there = self.under_way();
         let mut plan = Plan::between(&there, &wanted);
