@@ -48,7 +48,7 @@ async fn a_session_from_the_first_build_to_ctrl_c() -> Result<()> {
         ),
     )?;
     dev.log(&["not today"]).await?;
-    dev.log(&["the new version failed", "the old one goes on"]).await?;
+    dev.log(&["on probation failed", "the one before comes back"]).await?;
     let printed = dev.stdout().len();
     dev.prints_after(printed, &["test/date 20", " second"]).await?;
 

@@ -7,6 +7,7 @@ pub(crate) mod check;
 mod client;
 pub(crate) mod dev;
 pub(crate) mod doctor;
+mod files;
 mod print;
 pub(crate) mod publish;
 pub(crate) mod run;

@@ -54,7 +54,7 @@ pub struct DiskConfig {
 }
 
 /// One `[plugins.NAME]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PluginConfig {
     /// The component's file.
     pub component: PathBuf,
@@ -85,6 +85,12 @@ pub struct Limits {
     pub mailbox_bytes: usize,
     /// What its inbox on disk holds, in bytes.
     pub inbox_bytes: usize,
+    /// What its durable state may hold, in bytes; 0: there is none.
+    pub state_bytes: usize,
+    /// How long a new version is on probation.
+    pub probation_time: Duration,
+    /// After how many messages it has stood it.
+    pub probation_messages: u32,
     /// Attempts at one message.
     pub retry_max: u32,
     /// The pause before the second attempt; it doubles.
@@ -340,6 +346,9 @@ fn limits(limits: &file::Limits) -> Result<Limits, String> {
         mailbox_messages: limits.mailbox.messages,
         mailbox_bytes: bytes(limits.mailbox.bytes),
         inbox_bytes: bytes(limits.inbox_bytes),
+        state_bytes: bytes(limits.state_bytes),
+        probation_time: limits.probation.time.get(),
+        probation_messages: limits.probation.messages,
         retry_max: limits.retry.max,
         retry_min: limits.retry.min.get(),
         restart_max: limits.restart.max,

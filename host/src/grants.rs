@@ -6,7 +6,7 @@ use crate::topic::{TopicError, TopicFilter, TopicName};
 pub const HOST_PREFIX: &str = "alphorn";
 
 /// The rights of one plugin, as its configuration lists them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Grants {
     publish: Vec<TopicFilter>,
     subscribe: Vec<TopicFilter>,

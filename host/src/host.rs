@@ -1,21 +1,22 @@
 //! Puts it together: plugins first, then the link; and takes it apart in the other order.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
-use tokio::{task::JoinSet, time::timeout};
-use tracing::{error, warn};
+use tokio::{sync::RwLock, task::JoinSet, time::timeout};
+use tracing::{error, info, warn};
 
 use crate::{
     clock,
-    config::{Config, DiskConfig},
+    config::{Config, DiskConfig, PluginConfig},
     journal::JournalSettings,
     link::{self, Disk, Link},
-    plugin::{self, LinkFacts, PluginHandle, State, engine::Engine},
+    plugin::{PluginHandle, Surroundings, SwapError, Versions, engine::Engine},
     store::{Store, StoreError, StoreSettings},
 };
 
@@ -23,8 +24,25 @@ use crate::{
 #[derive(Debug)]
 pub struct Host {
     link: Arc<Link>,
-    plugins: BTreeMap<String, PluginHandle>,
+    /// Written to by a reload only.
+    plugins: RwLock<BTreeMap<String, Plugin>>,
+    surroundings: Surroundings,
+    /// What takes a restart to change.
+    fixed: Fixed,
     grace: Duration,
+}
+
+#[derive(Debug)]
+struct Plugin {
+    handle: Arc<PluginHandle>,
+    config: PluginConfig,
+}
+
+/// Settings that are in force until the process ends, for comparing.
+#[derive(Debug, PartialEq)]
+struct Fixed {
+    link: String,
+    disk: Option<DiskConfig>,
 }
 
 impl Host {
@@ -34,53 +52,129 @@ impl Host {
         for warning in &config.warnings {
             warn!("{warning}");
         }
-        let facts = LinkFacts {
-            client_id: config.link.client_id.clone(),
-            max_payload: config.link.max_payload,
-            when_full: config.when_full,
-        };
+        let fixed = Fixed::of(&config);
+        let data_dir = config.disk.as_ref().map(|disk| disk.folder.clone());
         let disk = config.disk.map(open).transpose()?;
         let last = disk.as_ref().and_then(|disk| disk.restored.last);
         config.link.tls.not_before = Some(clock::not_before(last.as_ref()));
-        let engine = Engine::new().context("the WebAssembly engine does not start")?;
+        let (client_id, max_payload) = (config.link.client_id.as_str().into(), config.link.max_payload);
         let link = Arc::new(Link::start(config.link, disk).context("the link's thread does not start")?);
         link.forget_others(&config.plugins.keys().map(String::as_str).collect::<Vec<_>>());
+        let surroundings = Surroundings {
+            engine: Engine::new().context("the WebAssembly engine does not start")?,
+            link: link.clone(),
+            versions: Versions::within(data_dir.as_deref()),
+            client_id,
+            max_payload,
+            when_full: config.when_full,
+        };
         let mut plugins = BTreeMap::new();
         let mut starting = JoinSet::new();
-        for (name, plugin) in config.plugins {
-            let patience = plugin.limits.start_deadline;
-            let handle = plugin::spawn(&name, plugin, engine.clone(), link.clone(), facts.clone());
-            let mut state = handle.state();
-            starting.spawn(async move {
-                // Compiling has no deadline of its own in this version; it does not hold up the others.
-                let _ = timeout(patience, state.wait_for(|state| *state != State::Starting)).await;
-            });
-            plugins.insert(name, handle);
+        for (name, config) in config.plugins {
+            let patience = config.limits.start_deadline;
+            let plugin = Plugin::spawn(&name, config, &surroundings);
+            let started = plugin.handle.started();
+            // Compiling has a deadline of its own; it does not hold up the others.
+            starting.spawn(async move { drop(timeout(patience, started).await) });
+            plugins.insert(name, plugin);
         }
         starting.join_all().await;
         link.open();
-        Ok(Self { link, plugins, grace: config.shutdown_grace })
+        let plugins = RwLock::new(plugins);
+        let host = Self { link, plugins, surroundings, fixed, grace: config.shutdown_grace };
+        host.drop_old_versions().await;
+        Ok(host)
     }
 
     /// The running link.
-    pub fn link(&self) -> &Link {
+    pub fn link(&self) -> &Arc<Link> {
         &self.link
     }
 
     /// A plugin by its name.
-    pub fn plugin(&self, name: &str) -> Option<&PluginHandle> {
-        self.plugins.get(name)
+    pub async fn plugin(&self, name: &str) -> Option<Arc<PluginHandle>> {
+        self.plugins.read().await.get(name).map(|plugin| plugin.handle.clone())
+    }
+
+    /// All plugins, by name.
+    pub async fn plugins(&self) -> Vec<(String, Arc<PluginHandle>, PluginConfig)> {
+        let plugins = self.plugins.read().await;
+        plugins.iter().map(|(name, plugin)| (name.clone(), plugin.handle.clone(), plugin.config.clone())).collect()
+    }
+
+    /// The files of the configured components.
+    pub async fn components(&self) -> Vec<PathBuf> {
+        self.plugins.read().await.values().map(|plugin| plugin.config.component.clone()).collect()
+    }
+
+    /// Puts another configuration's plugins in force: new ones start, missing ones end,
+    /// changed ones are swapped; the others do not notice.
+    pub async fn reload(&self, config: Config) {
+        for warning in &config.warnings {
+            warn!("{warning}");
+        }
+        if Fixed::of(&config) != self.fixed {
+            warn!("[host], [link] or [outbox] differ from what is in force: that takes a restart");
+        }
+        let mut plugins = self.plugins.write().await;
+        let is_wanted = |name: &String| config.plugins.contains_key(name);
+        let (kept, gone): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut *plugins).into_iter().partition(|(name, _)| is_wanted(name));
+        *plugins = kept;
+        let mut work = JoinSet::new();
+        for (name, plugin) in gone {
+            info!(plugin = name, "no longer configured: ends");
+            let link = self.link.clone();
+            work.spawn(async move {
+                plugin.handle.remove().await;
+                link.forget(&name);
+            });
+        }
+        for (name, config) in config.plugins {
+            match plugins.get_mut(&name) {
+                None => {
+                    info!(plugin = name, "newly configured: starts");
+                    plugins.insert(name.clone(), Plugin::spawn(&name, config, &self.surroundings));
+                }
+                Some(plugin) => {
+                    let is_changed = plugin.config != config;
+                    plugin.config = config.clone();
+                    let handle = plugin.handle.clone();
+                    work.spawn(async move {
+                        let done = if is_changed { handle.configure(config).await } else { handle.refresh().await };
+                        if let Err(error) = done {
+                            error!(plugin = name, "the reload left the plugin as it was: {error}");
+                        }
+                    });
+                }
+            }
+        }
+        drop(plugins);
+        work.join_all().await;
+        self.drop_old_versions().await;
+    }
+
+    /// Configured files may have changed.
+    pub async fn refresh(&self) {
+        for (name, plugin, _) in self.plugins().await {
+            match plugin.refresh().await {
+                Ok(()) => {}
+                Err(error @ SwapError::Component(_)) => error!(plugin = name, "{error}; the running version goes on"),
+                Err(error) => error!(plugin = name, "{error}"),
+            }
+        }
+        self.drop_old_versions().await;
     }
 
     /// Ends in good order within the grace period: no more deliveries, plugins stop, what
     /// they published leaves, DISCONNECT.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(&self) {
         let end = Instant::now() + self.grace;
         self.link.quiet();
         let mut stopping = JoinSet::new();
-        for (name, plugin) in self.plugins {
+        for (name, plugin) in std::mem::take(&mut *self.plugins.write().await) {
             stopping.spawn(async move {
-                plugin.stop().await;
+                plugin.handle.shut_down().await;
                 name
             });
         }
@@ -94,6 +188,29 @@ impl Host {
             warn!(stopped = stopped.join(", "), "not all plugins stopped within `shutdown_grace`");
         }
         self.link.close(end.saturating_duration_since(Instant::now())).await;
+    }
+
+    /// Keeps only the versions that are in force or could come back.
+    async fn drop_old_versions(&self) {
+        let mut digests = HashSet::new();
+        for (_, plugin, _) in self.plugins().await {
+            digests.extend(plugin.digests());
+        }
+        let versions = self.surroundings.versions.clone();
+        let _ = tokio::task::spawn_blocking(move || versions.keep_only(&digests)).await;
+    }
+}
+
+impl Plugin {
+    fn spawn(name: &str, config: PluginConfig, surroundings: &Surroundings) -> Self {
+        let handle = Arc::new(PluginHandle::spawn(name, config.clone(), surroundings.clone()));
+        Self { handle, config }
+    }
+}
+
+impl Fixed {
+    fn of(config: &Config) -> Self {
+        Self { link: format!("{:?} {:?}", config.link, config.when_full), disk: config.disk.clone() }
     }
 }
 

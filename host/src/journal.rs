@@ -70,6 +70,13 @@ pub enum Report {
         /// How many messages had to go.
         messages: u64,
     },
+    /// Dead letters were too many.
+    Buried {
+        /// The plugin's name.
+        plugin: Arc<str>,
+        /// How many had to go.
+        letters: u64,
+    },
     /// Writing fails; it is tried again.
     Trouble(String),
     /// Writing works again.
@@ -78,12 +85,17 @@ pub enum Report {
 
 enum Order {
     Change(Change),
+    Together(Vec<Change>),
     Commit(Option<oneshot::Sender<bool>>, Option<u64>),
     LoadOutbox(Arc<str>, u64, usize),
     LoadInbox(Arc<str>, u64, usize),
     LimitInbox(Arc<str>, usize),
+    Look(Look),
     Close,
 }
+
+/// Something to be read from the store, behind all that was told before.
+pub type Look = Box<dyn FnOnce(&mut Store) + Send>;
 
 /// What is only taken out waits so long for company.
 const LAZY: Duration = Duration::from_secs(1);
@@ -128,6 +140,16 @@ impl Journal {
     /// Something is to be written.
     pub fn change(&self, change: Change) {
         self.order(Order::Change(change));
+    }
+
+    /// These are to be written in one transaction, or none of them.
+    pub fn together(&self, changes: Vec<Change>) {
+        self.order(Order::Together(changes));
+    }
+
+    /// Reads what is asked for.
+    pub fn look(&self, look: Look) {
+        self.order(Order::Look(look));
     }
 
     /// Everything told so far is to be durable. `reply` hears true then, or false at once if
@@ -190,6 +212,7 @@ struct Writer {
 enum Load {
     Outbox(Arc<str>, u64, usize),
     Inbox(Arc<str>, u64, usize),
+    Look(Look),
 }
 
 impl Writer {
@@ -223,6 +246,11 @@ impl Writer {
                 self.group.add(change);
                 self.since.get_or_insert_with(Instant::now);
             }
+            Order::Together(changes) => {
+                changes.into_iter().for_each(|change| self.group.add(change));
+                self.since.get_or_insert_with(Instant::now);
+            }
+            Order::Look(look) => self.loads.push(Load::Look(look)),
             Order::Commit(reply, ticket) => {
                 if self.group.is_urgent() {
                     self.replies.extend(reply);
@@ -239,7 +267,13 @@ impl Writer {
             Order::Close => return true,
         }
         if self.trouble.is_some() {
-            // Nobody waits for a disk that fails.
+            // Nobody waits for a disk that fails: what is there is read without what is not written.
+            for load in std::mem::take(&mut self.loads) {
+                match load {
+                    Load::Look(look) => look(&mut self.store),
+                    load => self.loads.push(load),
+                }
+            }
             let replies = std::mem::take(&mut self.replies);
             self.answer(replies, false);
         }
@@ -288,6 +322,9 @@ impl Writer {
                 for (plugin, messages) in written.dropped {
                     (self.report)(Report::InboxDropped { plugin, messages });
                 }
+                for (plugin, letters) in written.buried {
+                    (self.report)(Report::Buried { plugin, letters });
+                }
                 self.load();
             }
             Err(error) => {
@@ -303,7 +340,15 @@ impl Writer {
 
     fn load(&mut self) {
         for load in std::mem::take(&mut self.loads) {
+            let load = match load {
+                Load::Look(look) => {
+                    look(&mut self.store);
+                    continue;
+                }
+                load => load,
+            };
             let result = match &load {
+                Load::Look(_) => Ok(()),
                 Load::Outbox(owner, after, bytes) => self
                     .store
                     .outbox(owner, *after, *bytes)

@@ -43,7 +43,7 @@ use tracing::{Instrument, info_span};
 pub(crate) use self::tls::{certificates, private_key, roots};
 pub use self::{
     backoff::BackoffSettings,
-    client::{Client, ClientOptions, Commit, Delivery, Item, Mailbox, NotTaken, Notice, WhenFull},
+    client::{Client, ClientOptions, Commit, Delivery, Gauge, Item, Mailbox, NotTaken, Notice, Outcome, WhenFull},
     codec::{ConnAck, NOT_AUTHORIZED, Refusal, Secret, Version},
     connect::{Observer, ProxyRefusal, Stage, Step, TlsInfo, UpgradeRefusal},
     error::LinkError,
@@ -53,7 +53,7 @@ pub use self::{
     url::{BrokerUrl, UrlError},
 };
 use self::{
-    client::{ClientParts, Held, MailboxSender},
+    client::{CallEnd, ClientParts, Dead, Held, MailboxSender},
     rules::Rules,
 };
 use crate::{
@@ -62,7 +62,7 @@ use crate::{
     outbox::{Entry, Room, Share},
     rate::Rate,
     router::SubscriberId,
-    store::{Restored, Store},
+    store::{Change, DeadLetter, Quarantined, Restored, Saved, Store, StoreError, Taken},
     topic::TopicFilter,
 };
 
@@ -192,8 +192,16 @@ enum Command {
     Publish(Entry),
     /// Its oldest messages have to make room for so many bytes.
     MakeRoom(SubscriberId, usize),
-    /// A call has ended that published; it may have handled a message, and may wait for the disk.
-    CallEnd(SubscriberId, Option<session::Token>, Option<oneshot::Sender<bool>>),
+    /// A call has ended with something to last; it may have handled a message, and may wait for the disk.
+    CallEnd(SubscriberId, Box<CallEnd>),
+    Dead(SubscriberId, Box<Dead>),
+    /// A dead letter is to be tried once more.
+    Revive(Arc<str>, u64),
+    /// A message in quarantine is to be sent after all, and its topic with it.
+    Release(Box<(Quarantined, Taken)>),
+    LimitInbox(SubscriberId, usize),
+    Look(Look),
+    Change(Box<Change>),
     Subscribe(SubscriberId, TopicFilter, Qos),
     Unsubscribe(SubscriberId, TopicFilter),
     Handled(SubscriberId, session::Token),
@@ -201,6 +209,15 @@ enum Command {
     /// Its mailbox is empty and its inbox is not.
     More(SubscriberId),
     Report(journal::Report),
+}
+
+/// Something to be read from the store.
+struct Look(journal::Look);
+
+impl std::fmt::Debug for Look {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Look")
+    }
 }
 
 /// A client's end of the link.
@@ -325,6 +342,61 @@ impl Link {
         }
     }
 
+    /// Ends the subscriptions of a plugin that does not come back.
+    pub fn forget(&self, name: &str) {
+        let known = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known.get(name) {
+            let _ = self.commands.send(Command::Forget(known.id));
+        }
+    }
+
+    /// What is kept of a plugin, as of all that was told before. None: nothing is kept here.
+    pub async fn saved(&self, name: &str) -> Option<Result<Saved, StoreError>> {
+        let name = name.to_owned();
+        self.read(move |store| store.saved(&name)).await
+    }
+
+    /// Messages that plugins could not handle.
+    pub async fn dead_letters(&self, plugin: Option<&str>) -> Option<Result<Vec<DeadLetter>, StoreError>> {
+        let plugin = plugin.map(str::to_owned);
+        self.read(move |store| store.dead_letters(plugin.as_deref())).await
+    }
+
+    /// Tries a dead letter once more, or drops it.
+    pub fn settle_letter(&self, letter: &DeadLetter, again: bool) {
+        let (plugin, number) = (letter.plugin.clone(), letter.number);
+        let command = if again {
+            Command::Revive(plugin, number)
+        } else {
+            Command::Change(Box::new(Change::Buried { plugin, number }))
+        };
+        let _ = self.commands.send(command);
+    }
+
+    /// Messages the broker does not bear.
+    pub async fn quarantined(&self) -> Option<Result<Vec<(Quarantined, Taken)>, StoreError>> {
+        self.read(Store::quarantined).await
+    }
+
+    /// Sends a message of the quarantine after all, or drops it. Its topic is free either way.
+    pub fn settle_quarantined(&self, quarantined: (Quarantined, Taken), again: bool) {
+        let command = if again {
+            Command::Release(Box::new(quarantined))
+        } else {
+            let Quarantined { owner, seq, .. } = quarantined.0;
+            Command::Change(Box::new(Change::Released { owner, seq }))
+        };
+        let _ = self.commands.send(command);
+    }
+
+    async fn read<R: Send + 'static>(&self, look: impl FnOnce(&mut Store) -> R + Send + 'static) -> Option<R> {
+        self.commit?;
+        let (reply, answer) = oneshot::channel();
+        let look: journal::Look = Box::new(move |store| drop(reply.send(look(store))));
+        self.commands.send(Command::Look(Look(look))).ok()?;
+        answer.await.ok()
+    }
+
     fn new_client(&self) -> Known {
         let id = self.next_client.fetch_add(1, Relaxed);
         Known { id, share: self.room.share(usize::MAX, 0, 0), held: Arc::default() }
@@ -373,6 +445,7 @@ fn known(restored: &Restored, room: &Arc<Room>) -> HashMap<Arc<str>, Known> {
     }
     restored.inbox.iter().for_each(|waiting| know(&waiting.name, 0, 0));
     restored.subscriptions.iter().for_each(|subscription| know(&subscription.plugin, 0, 0));
+    restored.plugins.iter().for_each(|plugin| know(plugin, 0, 0));
     names
 }
 

@@ -24,13 +24,19 @@ mod imports;
 mod instance;
 mod lifecycle;
 mod output;
+mod probation;
+mod report;
 mod retries;
+mod state;
 mod task;
 mod timers;
+mod versions;
 
 pub use self::{
-    handle::{LinkFacts, PluginHandle, SwapError, spawn},
+    handle::{PluginHandle, Surroundings, SwapError},
     lifecycle::State,
+    report::Report,
+    versions::Versions,
 };
 
 /// The bindings of `wit/`; the host's side.

@@ -3,6 +3,11 @@
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// The signal that asks to read the configuration again.
+pub(crate) fn hangup() -> anyhow::Result<Signal> {
+    signal(SignalKind::hangup()).context("can't take over signals")
+}
+
 /// The signals that end the program.
 pub(crate) struct Ending {
     interrupt: Signal,

@@ -1,15 +1,19 @@
-//! What has to last, in one file: the outbox, the inboxes, the subscriptions, the quarantine.
+//! What has to last, in one file: the outbox, the inboxes, the subscriptions, the quarantine,
+//! and what belongs to each plugin: state, version, dead letters.
 //!
 //! The file is a redb database, which is consistent after a loss of power without our
 //! help; why this one is told in `docs/decisions/0002-store.md`. What is damaged otherwise is
 //! found when it is opened, set aside, and read record by record into a new one (`salvage`).
 //! Only the journal's thread writes; see [`crate::journal`].
 
+mod apply;
+mod change;
 mod record;
 mod salvage;
+mod saved;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fmt, fs, io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     panic::{self, AssertUnwindSafe},
@@ -20,10 +24,13 @@ use std::{
 
 use redb::{Database, DatabaseError, Range, ReadableDatabase, ReadableTable, TableDefinition};
 
-use self::record::{Kind, Label};
+pub use self::change::{
+    Arrived, Change, DeadLetter, Entries, Installed, OnProbation, Page, Quarantined, Record, Restored, Saved, Taken,
+    Waiting, Wanted, Written,
+};
 use crate::{
     clock::{Age, Stamp},
-    message::{Message, Qos},
+    message::Qos,
     router::Subscription,
     topic::TopicFilter,
 };
@@ -58,189 +65,6 @@ struct Inbox {
     limit: usize,
 }
 
-/// What an earlier run left.
-#[derive(Debug, Default)]
-pub struct Restored {
-    /// The highest number of a message in the outbox.
-    pub last_seq: u64,
-    /// The highest number of a message in an inbox.
-    pub last_number: u64,
-    /// What waits for the broker, by plugin.
-    pub outbox: Vec<Waiting>,
-    /// What waits for plugins.
-    pub inbox: Vec<Waiting>,
-    /// Who wants what.
-    pub subscriptions: Vec<Wanted>,
-    /// What the broker has acknowledged.
-    pub at_broker: Vec<Subscription>,
-    /// What the broker does not bear.
-    pub quarantined: Vec<Quarantined>,
-    /// What happened to a damaged file.
-    pub damage: Option<String>,
-    /// The last moment an earlier run knew of.
-    pub last: Option<Stamp>,
-}
-
-/// Messages of one plugin.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Waiting {
-    /// The plugin's name.
-    pub name: Arc<str>,
-    /// How many.
-    pub messages: u64,
-    /// Their cost.
-    pub bytes: usize,
-}
-
-/// A plugin's subscription.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
-    /// The plugin's name.
-    pub plugin: Arc<str>,
-    /// What for.
-    pub filter: TopicFilter,
-    /// The QoS it wants.
-    pub qos: Qos,
-    /// The number of the filter.
-    pub identifier: u32,
-}
-
-/// A message in quarantine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Quarantined {
-    /// Who published it.
-    pub owner: Arc<str>,
-    /// Its number.
-    pub seq: u64,
-    /// Where to.
-    pub topic: String,
-    /// Why it is there.
-    pub reason: String,
-}
-
-/// An outbound message as it is kept.
-#[derive(Debug, Clone)]
-pub struct Record {
-    /// The message.
-    pub message: Message,
-    /// The number `publish` gave it.
-    pub number: u32,
-    /// How long it has been waiting.
-    pub age: Age,
-}
-
-/// An outbound message as it is read.
-#[derive(Debug, Clone)]
-pub struct Taken {
-    /// Its place in the order.
-    pub seq: u64,
-    /// The rest.
-    pub record: Record,
-}
-
-/// An inbound message as it is read.
-#[derive(Debug, Clone)]
-pub struct Arrived {
-    /// Its place in the order.
-    pub number: u64,
-    /// The message.
-    pub message: Message,
-    /// It may have been handled before.
-    pub redelivered: bool,
-}
-
-/// A part of a queue.
-#[derive(Debug, Clone)]
-pub struct Page<T> {
-    /// In order.
-    pub items: Vec<T>,
-    /// There is more behind them.
-    pub more: bool,
-}
-
-/// Something that changes what is kept.
-#[derive(Debug, Clone)]
-pub enum Change {
-    /// A message was taken from a plugin.
-    Taken {
-        /// The plugin's name.
-        owner: Arc<str>,
-        /// The message's number.
-        seq: u64,
-        /// The message.
-        record: Record,
-    },
-    /// A taken message is done with.
-    Settled {
-        /// The plugin's name.
-        owner: Arc<str>,
-        /// The message's number.
-        seq: u64,
-    },
-    /// A taken message is kept aside.
-    Quarantined {
-        /// The plugin's name.
-        owner: Arc<str>,
-        /// The message's number.
-        seq: u64,
-        /// The message.
-        record: Record,
-        /// Why.
-        reason: String,
-    },
-    /// A message goes into a plugin's inbox.
-    Arrived {
-        /// The plugin's name.
-        plugin: Arc<str>,
-        /// The arrival's number.
-        number: u64,
-        /// The message.
-        message: Message,
-        /// It may have been handled before.
-        redelivered: bool,
-    },
-    /// A plugin has handled a message of its inbox.
-    Handled {
-        /// The plugin's name.
-        plugin: Arc<str>,
-        /// The arrival's number.
-        number: u64,
-    },
-    /// A plugin wants messages.
-    Subscribed(Wanted),
-    /// It does not any more.
-    Unsubscribed {
-        /// The plugin's name.
-        plugin: Arc<str>,
-        /// What for.
-        filter: TopicFilter,
-    },
-    /// The broker has acknowledged a subscription.
-    AtBroker(Subscription),
-    /// The broker does not have it any more.
-    NotAtBroker(TopicFilter),
-    /// The broker has lost the session.
-    NothingAtBroker,
-}
-
-impl Change {
-    /// It puts a message in that is newer than these.
-    fn is_after(&self, last_seq: u64, last_number: u64) -> bool {
-        match self {
-            Self::Taken { seq, .. } => *seq > last_seq,
-            Self::Arrived { number, .. } => *number > last_number,
-            _ => false,
-        }
-    }
-}
-
-/// What a write did beside what it was asked for.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Written {
-    /// Oldest messages of inboxes that had to go, by plugin.
-    pub dropped: Vec<(Arc<str>, u64)>,
-}
-
 /// The store does not open, or not write.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -271,6 +95,14 @@ pub enum StoreError {
 const OUTBOX: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("outbox");
 const INBOX: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("inbox");
 const QUARANTINE: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("quarantine");
+/// Handled by a version on probation.
+const PROBATION: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("probation");
+const DEAD: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("dead letters");
+/// Plugin, key → value.
+const STATE: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("state");
+const SNAPSHOT: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("snapshot");
+/// Plugin → which version.
+const INSTALLED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("installed");
 /// Plugin, filter → at least once, number.
 const SUBSCRIPTIONS: TableDefinition<'_, (&str, &str), (bool, u32)> = TableDefinition::new("subscriptions");
 /// Filter → at least once, number.
@@ -369,9 +201,13 @@ impl Store {
                 error => redb::Error::from(error).into(),
             })?;
             let transaction = database.begin_write().map_err(redb::Error::from)?;
-            for table in [OUTBOX, INBOX, QUARANTINE] {
+            for table in [OUTBOX, INBOX, QUARANTINE, PROBATION, DEAD] {
                 transaction.open_table(table).map_err(redb::Error::from)?;
             }
+            for table in [STATE, SNAPSHOT] {
+                transaction.open_table(table).map_err(redb::Error::from)?;
+            }
+            transaction.open_table(INSTALLED).map_err(redb::Error::from)?;
             transaction.open_table(SUBSCRIPTIONS).map_err(redb::Error::from)?;
             transaction.open_table(AT_BROKER).map_err(redb::Error::from)?;
             transaction.open_table(META).map_err(redb::Error::from)?;
@@ -399,6 +235,16 @@ impl Store {
         let (inbox, last_number) = count(&read.open_table(INBOX).map_err(redb::Error::from)?)?;
         restored.last_seq = restored.last_seq.max(last_seq);
         restored.last_number = restored.last_number.max(last_number);
+        let mut plugins = BTreeSet::new();
+        for table in [PROBATION, DEAD] {
+            let (waiting, last) = count(&read.open_table(table).map_err(redb::Error::from)?)?;
+            restored.last_number = restored.last_number.max(last);
+            plugins.extend(waiting.into_iter().map(|waiting| waiting.name));
+        }
+        for row in read.open_table(INSTALLED).map_err(redb::Error::from)?.iter().map_err(redb::Error::from)? {
+            plugins.insert(row.map_err(redb::Error::from)?.0.value().into());
+        }
+        restored.plugins = plugins.into_iter().collect();
         for row in read.open_table(SUBSCRIPTIONS).map_err(redb::Error::from)?.iter().map_err(redb::Error::from)? {
             let (key, value) = row.map_err(redb::Error::from)?;
             let ((plugin, filter), (at_least_once, identifier)) = (key.value(), value.value());
@@ -477,7 +323,7 @@ impl Store {
         let Self { database, inboxes, bytes, .. } = self;
         let database = database.as_ref().ok_or(redb::Error::DatabaseClosed)?;
         let transaction = database.begin_write().map_err(redb::Error::from)?;
-        let written = apply(&transaction, changes, now, inboxes, bytes)?;
+        let written = apply::apply(&transaction, changes, now, inboxes, bytes)?;
         transaction.commit().map_err(redb::Error::from)?;
         self.last = Some(now);
         Ok(written)
@@ -488,7 +334,14 @@ impl Store {
         const SLACK: u64 = 1024 * 1024;
         let settings = &self.settings;
         let adds = |change: &Change| {
-            matches!(change, Change::Taken { .. } | Change::Arrived { .. } | Change::Quarantined { .. })
+            matches!(
+                change,
+                Change::Taken { .. }
+                    | Change::Arrived { .. }
+                    | Change::Quarantined { .. }
+                    | Change::State { value: Some(_), .. }
+                    | Change::OnProbation { .. }
+            )
         };
         if settings.min_free == 0 || !changes.into_iter().any(adds) {
             return Ok(());
@@ -546,109 +399,6 @@ impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store").field("settings", &self.settings).finish_non_exhaustive()
     }
-}
-
-fn apply<'a>(
-    transaction: &redb::WriteTransaction,
-    changes: impl IntoIterator<Item = &'a Change>,
-    now: Stamp,
-    inboxes: &mut HashMap<Arc<str>, Inbox>,
-    bytes: &mut u64,
-) -> Result<Written, redb::Error> {
-    let (mut written, mut last_seq, mut last_number) = (Written::default(), 0, 0);
-    let mut outbox = transaction.open_table(OUTBOX)?;
-    let mut inbox = transaction.open_table(INBOX)?;
-    let mut quarantine = transaction.open_table(QUARANTINE)?;
-    let mut subscriptions = transaction.open_table(SUBSCRIPTIONS)?;
-    let mut at_broker = transaction.open_table(AT_BROKER)?;
-    let label = |kind, name, place, record: &Record| {
-        let age = u64::try_from(record.age.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Label { kind, name, place, number: record.number, age, written: now, redelivered: false, reason: "" }
-    };
-    for change in changes {
-        match change {
-            Change::Taken { owner, seq, record } => {
-                let Some(value) = record::encode(&label(Kind::Outbox, owner, *seq, record), &record.message) else {
-                    continue;
-                };
-                outbox.insert((&**owner, *seq), value.as_slice())?;
-                *bytes += record.message.cost() as u64;
-                last_seq = last_seq.max(*seq);
-            }
-            Change::Settled { owner, seq } => {
-                if let Some(old) = outbox.remove((&**owner, *seq))? {
-                    *bytes = bytes.saturating_sub(cost(old.value()) as u64);
-                }
-            }
-            Change::Quarantined { owner, seq, record, reason } => {
-                if let Some(old) = outbox.remove((&**owner, *seq))? {
-                    *bytes = bytes.saturating_sub(cost(old.value()) as u64);
-                }
-                let label = Label { reason, ..label(Kind::Quarantine, owner, *seq, record) };
-                if let Some(value) = record::encode(&label, &record.message) {
-                    quarantine.insert((&**owner, *seq), value.as_slice())?;
-                }
-            }
-            Change::Arrived { plugin, number, message, redelivered } => {
-                let record = Record { message: message.clone(), number: 0, age: Age::new() };
-                let label = Label { redelivered: *redelivered, ..label(Kind::Inbox, plugin, *number, &record) };
-                let Some(value) = record::encode(&label, message) else { continue };
-                inbox.insert((&**plugin, *number), value.as_slice())?;
-                last_number = last_number.max(*number);
-                let held = inboxes.entry(plugin.clone()).or_insert(Inbox { bytes: 0, limit: usize::MAX });
-                held.bytes += message.cost();
-                *bytes += message.cost() as u64;
-                let mut dropped = 0;
-                while held.bytes > held.limit {
-                    let oldest = inbox.range((&**plugin, 0)..=(&**plugin, u64::MAX))?.next().transpose()?;
-                    let Some((oldest, size)) = oldest.map(|(key, value)| (key.value().1, cost(value.value()))) else {
-                        break;
-                    };
-                    inbox.remove((&**plugin, oldest))?;
-                    held.bytes = held.bytes.saturating_sub(size);
-                    *bytes = bytes.saturating_sub(size as u64);
-                    dropped += 1;
-                }
-                if dropped > 0 {
-                    written.dropped.push((plugin.clone(), dropped));
-                }
-            }
-            Change::Handled { plugin, number } => {
-                if let Some(old) = inbox.remove((&**plugin, *number))? {
-                    let size = cost(old.value());
-                    *bytes = bytes.saturating_sub(size as u64);
-                    if let Some(held) = inboxes.get_mut(plugin) {
-                        held.bytes = held.bytes.saturating_sub(size);
-                    }
-                }
-            }
-            Change::Subscribed(wanted) => {
-                let value = (wanted.qos == Qos::AtLeastOnce, wanted.identifier);
-                subscriptions.insert((&*wanted.plugin, wanted.filter.as_str()), value)?;
-            }
-            Change::Unsubscribed { plugin, filter } => {
-                subscriptions.remove((&**plugin, filter.as_str()))?;
-            }
-            Change::AtBroker(subscription) => {
-                let value = (subscription.qos == Qos::AtLeastOnce, subscription.identifier);
-                at_broker.insert(subscription.filter.as_str(), value)?;
-            }
-            Change::NotAtBroker(filter) => {
-                at_broker.remove(filter.as_str())?;
-            }
-            Change::NothingAtBroker => at_broker.retain(|_, _| false)?,
-        }
-    }
-    let mut meta = transaction.open_table(META)?;
-    for (key, number) in [("last seq", last_seq), ("last number", last_number)] {
-        if number > 0 {
-            meta.insert(key, number.to_le_bytes().as_slice())?;
-        }
-    }
-    if let Ok(stamp) = postcard::to_allocvec(&now) {
-        meta.insert("stamp", stamp.as_slice())?;
-    }
-    Ok(written)
 }
 
 fn page<T>(

@@ -37,7 +37,7 @@ pub(crate) async fn dev(args: DevArgs) -> Result<(), Failure> {
         told = until_told(&host, &mut ending) => told,
         never = rebuild_on_save(&host, projects, watch) => match never {},
     };
-    end(host, &mut ending).await;
+    end(&host, &mut ending).await;
     if let Some(broker) = broker {
         broker.end().await;
     }
@@ -93,7 +93,7 @@ async fn rebuild_on_save(host: &Host, mut projects: Vec<Project>, watch: Watch) 
                 Err(error) => error!("{error:#}; the running version goes on"),
                 Ok(None) => info!("nothing changed in the component"),
                 Ok(Some(component)) => {
-                    let Some(plugin) = host.plugin(&project.name) else { continue };
+                    let Some(plugin) = host.plugin(&project.name).await else { continue };
                     if let Err(error) = plugin.swap(component).await {
                         error!("{error}");
                     }

@@ -4,13 +4,17 @@ use alphorn::{
     config::{Config, Overrides},
     host::{self, Host},
 };
-use sd_notify::NotifyState;
-use tracing::info;
+use std::{convert::Infallible, path::Path};
 
+use sd_notify::NotifyState;
+use tokio::signal::unix::Signal;
+use tracing::{error, info};
+
+use super::files::Files;
 use crate::{
     cli::RunArgs,
     exit::{self, Failure},
-    signals::Ending,
+    signals::{self, Ending},
 };
 
 pub(crate) async fn run(args: RunArgs) -> Result<(), Failure> {
@@ -31,10 +35,38 @@ pub(crate) async fn run(args: RunArgs) -> Result<(), Failure> {
             return Ok(());
         }
     };
+    let mut hangup = signals::hangup()?;
+    let files = Files::watch(host.components().await);
     tell_service_manager(NotifyState::Ready);
-    until_told(&host, &mut ending).await?;
-    end(host, &mut ending).await;
+    let told = tokio::select! {
+        told = until_told(&host, &mut ending) => told,
+        never = reload_when_told(&host, &args.config, &mut hangup, files) => match never {},
+    };
+    told?;
+    end(&host, &mut ending).await;
     Ok(())
+}
+
+/// SIGHUP reads the configuration again; a component's file that is replaced takes over.
+async fn reload_when_told(host: &Host, path: &Path, hangup: &mut Signal, mut files: Files) -> Infallible {
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => {
+                info!("SIGHUP: reading {} again", path.display());
+                tell_service_manager(NotifyState::Reloading);
+                match Config::load(path, &Overrides::default()) {
+                    Ok(config) => {
+                        host.reload(config).await;
+                        files = Files::watch(host.components().await);
+                        info!("reloaded");
+                    }
+                    Err(error) => error!("{error}; what is in force goes on"),
+                }
+                tell_service_manager(NotifyState::Ready);
+            }
+            () = files.changed() => host.refresh().await,
+        }
+    }
 }
 
 /// Until a signal comes, or the link breaks down.
@@ -51,7 +83,7 @@ pub(crate) async fn until_told(host: &Host, ending: &mut Ending) -> Result<(), F
 }
 
 /// In good order, or at once when told again.
-pub(crate) async fn end(host: Host, ending: &mut Ending) {
+pub(crate) async fn end(host: &Host, ending: &mut Ending) {
     tell_service_manager(NotifyState::Stopping);
     ending.unless_again(host.shutdown()).await;
 }

@@ -141,10 +141,10 @@ pub(super) struct Limits {
     pub(super) outbox_bytes: BytesLimit,
     pub(super) mailbox: MailboxLimits,
     pub(super) inbox_bytes: BytesLimit,
-    state_bytes: BytesLimit,
+    pub(super) state_bytes: BytesLimit,
     pub(super) retry: Retry,
     pub(super) restart: Restart,
-    probation: Probation,
+    pub(super) probation: Probation,
 }
 
 #[derive(Debug, Deserialize)]
@@ -170,9 +170,9 @@ pub(super) struct Restart {
 
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Probation {
-    time: Span,
-    messages: u32,
+pub(super) struct Probation {
+    pub(super) time: Span,
+    pub(super) messages: u32,
 }
 
 #[derive(Debug, Default, PartialEq, Deserialize)]
@@ -220,14 +220,6 @@ impl File {
             say(
                 plugin.wasi != Wasi::default(),
                 "wasi: not in this version; environment, folders and network are not lent",
-            );
-            say(
-                plugin.limits.probation != Probation::default(),
-                "limits.probation: not in this version; a swap that started is not rolled back",
-            );
-            say(
-                plugin.limits.state_bytes != Limits::default().state_bytes,
-                "limits.state_bytes: not in this version; there is no durable state",
             );
         }
         lines

@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use bytestring::ByteString;
+
 use crate::store::Change;
 
 /// Some changes, in order, without those that cancel each other out.
@@ -11,6 +13,8 @@ pub(super) struct Group {
     /// Where a message that is not written yet is put in, by plugin and number.
     outbox: HashMap<u64, usize>,
     inbox: HashMap<(Arc<str>, u64), usize>,
+    /// Where a key of a plugin's state was written last.
+    state: HashMap<(Arc<str>, ByteString), usize>,
     /// Changes that put something in, or say something that must not be forgotten.
     urgent: usize,
 }
@@ -43,7 +47,32 @@ impl Group {
                 }
                 self.urgent += 1;
             }
-            Change::Subscribed(_) | Change::Unsubscribed { .. } => self.urgent += 1,
+            // What puts it elsewhere says all of it, so it need not be in the inbox before.
+            Change::OnProbation { plugin, number, .. } | Change::Dead { plugin, number, .. } => {
+                if let Some(at) = self.inbox.remove(&(plugin.clone(), *number)) {
+                    self.cancel(at);
+                }
+                self.urgent += 1;
+            }
+            Change::State { plugin, key, .. } => {
+                if let Some(at) = self.state.insert((plugin.clone(), key.clone()), here) {
+                    self.cancel(at);
+                }
+                self.urgent += 1;
+            }
+            Change::Snapshot { .. } | Change::RolledBack { .. } => {
+                // What was written before is in the snapshot, what comes after is not.
+                self.state.clear();
+                self.urgent += 1;
+            }
+            Change::Subscribed(_)
+            | Change::Unsubscribed { .. }
+            | Change::Installed { .. }
+            | Change::Passed { .. }
+            | Change::Revived { .. }
+            | Change::Buried { .. }
+            | Change::Released { .. } => self.urgent += 1,
+            Change::NotKept { .. } => {}
             // The broker is asked in any case where this is lost.
             Change::AtBroker(_) | Change::NotAtBroker(_) | Change::NothingAtBroker => {}
         }

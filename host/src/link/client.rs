@@ -18,6 +18,7 @@ use crate::{
     message::{Message, Qos},
     outbox::{Entry, Full, Reservation, Share},
     router::SubscriberId,
+    store::Change,
     topic::{TopicFilter, TopicName},
 };
 
@@ -77,6 +78,38 @@ pub enum Commit {
     Later,
 }
 
+/// What a call leaves behind when it ends well.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// The message it has handled.
+    pub handled: Option<Delivery>,
+    /// That message is kept aside, for the version before.
+    pub is_kept: bool,
+    /// What is to be written in one with that.
+    pub changes: Vec<Change>,
+    /// The same, behind those; nobody waits for it.
+    pub behind: Vec<Change>,
+}
+
+/// The same, as the link gets it.
+#[derive(Debug)]
+pub(super) struct CallEnd {
+    pub(super) token: Option<session::Token>,
+    /// The message, where it is kept aside.
+    pub(super) kept: Option<Message>,
+    pub(super) changes: Vec<Change>,
+    pub(super) reply: Option<oneshot::Sender<bool>>,
+}
+
+/// A message that could not be handled.
+#[derive(Debug)]
+pub(super) struct Dead {
+    pub(super) token: Option<session::Token>,
+    pub(super) message: Message,
+    pub(super) attempts: u32,
+    pub(super) reason: String,
+}
+
 /// Topics of one client that the broker does not bear; shared by the client and the link.
 #[derive(Debug, Default)]
 pub(super) struct Held {
@@ -96,6 +129,13 @@ pub struct Mailbox {
     items: mpsc::UnboundedReceiver<Item>,
     load: Arc<Load>,
     commands: Commands,
+}
+
+/// How full the queues of one client are.
+#[derive(Debug, Clone)]
+pub struct Gauge {
+    load: Arc<Load>,
+    share: Arc<Share>,
 }
 
 /// One thing in a mailbox.
@@ -178,8 +218,8 @@ pub(super) fn mailbox(id: SubscriberId, commands: Commands, options: &ClientOpti
     let load = Arc::new(Load {
         messages: AtomicUsize::new(0),
         bytes: AtomicUsize::new(0),
-        max_messages: options.mailbox_messages,
-        max_bytes: options.mailbox_bytes,
+        max_messages: options.mailbox_messages.into(),
+        max_bytes: options.mailbox_bytes.into(),
         overflows: AtomicBool::new(false),
     });
     (MailboxSender { sender, load: load.clone() }, Mailbox { id, items, load, commands })
@@ -236,23 +276,57 @@ impl Client {
         self.share.reserve_until(cost, until).await.map_err(|Full| NotTaken::Full)
     }
 
-    /// A call has ended that may have published, and has handled a message. With
-    /// [`Commit::Call`] this returns when what it published is safe on disk, or can't be.
-    pub async fn end_call(&self, handled: Option<Delivery>) {
+    /// A call has ended well. With [`Commit::Call`] this returns when what it published and
+    /// wrote is safe on disk, or can't be.
+    pub async fn end_call(&self, outcome: Outcome) {
+        let Outcome { handled, is_kept, mut changes, mut behind } = outcome;
         let taken = self.taken.swap(0, Relaxed);
-        let Some(commit) = self.commit.filter(|_| taken > 0) else {
+        let is_to_last = taken > 0 || !changes.is_empty();
+        let Some(commit) = self.commit.filter(|_| is_to_last || is_kept || !behind.is_empty()) else {
             handled.into_iter().for_each(Delivery::handled);
             return;
         };
+        changes.append(&mut behind);
+        let kept = handled.as_ref().filter(|_| is_kept).map(|delivery| delivery.message.clone());
         let token = handled.and_then(Delivery::into_token);
         let (reply, durable) = oneshot::channel();
-        let reply = (commit == Commit::Call).then_some(reply);
+        let reply = (is_to_last && commit == Commit::Call).then_some(reply);
         let waits = reply.is_some();
-        let sent = self.commands.send(Command::CallEnd(self.id, token, reply));
+        let sent = self.commands.send(Command::CallEnd(self.id, Box::new(CallEnd { token, kept, changes, reply })));
         if sent.is_ok() && waits {
             // False: the disk fails, which has been logged, and the next publish will be refused.
             let _ = durable.await;
         }
+    }
+
+    /// Something is to be written soon; nobody waits for it.
+    pub fn write(&self, changes: Vec<Change>) {
+        if self.is_durable() && !changes.is_empty() {
+            let end = CallEnd { token: None, kept: None, changes, reply: None };
+            let _ = self.commands.send(Command::CallEnd(self.id, Box::new(end)));
+        }
+    }
+
+    /// A message can't be handled: it is kept as a dead letter, where there is a disk.
+    pub fn bury(&self, delivery: Delivery, attempts: u32, reason: &str) {
+        if !self.is_durable() {
+            delivery.handled();
+            return;
+        }
+        let (message, reason) = (delivery.message.clone(), reason.to_owned());
+        let dead = Dead { token: delivery.into_token(), message, attempts, reason };
+        let _ = self.commands.send(Command::Dead(self.id, Box::new(dead)));
+    }
+
+    /// Other limits from now on.
+    pub fn set_limits(&self, outbox_bytes: usize, inbox_bytes: usize) {
+        self.share.set_limit(outbox_bytes);
+        let _ = self.commands.send(Command::LimitInbox(self.id, inbox_bytes));
+    }
+
+    /// Nothing can be written for now.
+    pub fn disk_is_full(&self) -> bool {
+        self.share.disk_is_full()
     }
 
     /// Nobody reads the mailbox for now: messages go to the inbox. Or somebody does again.
@@ -298,9 +372,19 @@ impl Held {
         self.count.load(Relaxed) > 0 && self.topics().contains(topic)
     }
 
+    /// True: it was held.
+    pub(super) fn release(&self, topic: &TopicName) -> bool {
+        let was_held = self.topics().remove(topic);
+        if was_held {
+            self.count.fetch_sub(1, Relaxed);
+        }
+        was_held
+    }
+
     pub(super) fn hold(&self, topic: TopicName) {
-        self.topics().insert(topic);
-        self.count.fetch_add(1, Relaxed);
+        if self.topics().insert(topic) {
+            self.count.fetch_add(1, Relaxed);
+        }
     }
 
     fn topics(&self) -> std::sync::MutexGuard<'_, HashSet<TopicName>> {
@@ -329,12 +413,54 @@ impl Mailbox {
     }
 }
 
+impl Gauge {
+    /// Messages and bytes in the mailbox, in the outbox.
+    pub fn read(&self) -> [(usize, usize); 2] {
+        let (messages, bytes) = self.share.used();
+        let load = &self.load;
+        [(load.messages.load(Relaxed), load.bytes.load(Relaxed)), (messages as usize, bytes)]
+    }
+}
+
+impl Mailbox {
+    /// Shows how full the queues of its plugin are.
+    pub fn gauge(&self, client: &Client) -> Gauge {
+        Gauge { load: self.load.clone(), share: client.share.clone() }
+    }
+
+    /// Other limits from now on.
+    pub fn set_limits(&self, messages: usize, bytes: usize) {
+        self.load.max_messages.store(messages, Relaxed);
+        self.load.max_bytes.store(bytes, Relaxed);
+    }
+
+    /// A message that was kept, once more.
+    pub fn again(&self, message: Message, number: u64) -> Delivery {
+        let bytes = message.cost();
+        self.load.messages.fetch_add(1, Relaxed);
+        self.load.bytes.fetch_add(bytes, Relaxed);
+        let load = LoadGuard { load: self.load.clone(), bytes };
+        let acknowledgement = Acknowledgement { client: self.id, token: number, commands: Some(self.commands.clone()) };
+        Delivery { message, redelivered: true, acknowledgement: Some(acknowledgement), _load: load }
+    }
+}
+
 impl Delivery {
+    /// The number of the arrival, if it is acknowledged.
+    pub fn number(&self) -> Option<u64> {
+        self.acknowledgement.as_ref().map(|acknowledgement| acknowledgement.token)
+    }
+
     /// The message is done with, one way or the other.
     pub fn handled(mut self) {
         if let Some(acknowledgement) = self.acknowledgement.take() {
             acknowledgement.handled();
         }
+    }
+
+    /// It may have been handled before, from now on.
+    pub fn again(self) -> Self {
+        Self { redelivered: true, ..self }
     }
 
     /// Whoever takes the token answers for it.
@@ -386,8 +512,8 @@ pub(super) struct MailboxSender {
 struct Load {
     messages: AtomicUsize,
     bytes: AtomicUsize,
-    max_messages: usize,
-    max_bytes: usize,
+    max_messages: AtomicUsize,
+    max_bytes: AtomicUsize,
     /// More waits on disk.
     overflows: AtomicBool,
 }
@@ -403,16 +529,17 @@ impl MailboxSender {
     /// There is room for a message of this cost.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
         let load = &self.load;
-        load.messages.load(Relaxed) < load.max_messages && load.bytes.load(Relaxed) + bytes <= load.max_bytes
+        load.messages.load(Relaxed) < load.max_messages.load(Relaxed)
+            && load.bytes.load(Relaxed) + bytes <= load.max_bytes.load(Relaxed)
     }
 
     /// Bytes it can still take; none when it holds as many messages as it may.
     pub(super) fn room(&self) -> usize {
         let load = &self.load;
-        if load.messages.load(Relaxed) >= load.max_messages {
+        if load.messages.load(Relaxed) >= load.max_messages.load(Relaxed) {
             return 0;
         }
-        load.max_bytes.saturating_sub(load.bytes.load(Relaxed))
+        load.max_bytes.load(Relaxed).saturating_sub(load.bytes.load(Relaxed))
     }
 
     /// More waits on disk, or no longer.

@@ -305,6 +305,20 @@ impl Session {
         Some(arrived.receivers.remove(at))
     }
 
+    /// An arrival is on its way to disk for this plugin, in whatever form.
+    pub(super) fn stores(&mut self, token: Token, id: SubscriberId) {
+        let this = self.arrivals.iter_mut().find(|arrived| arrived.token == token);
+        let arrived = this.or_else(|| self.carried.values_mut().find(|arrived| arrived.token == token));
+        let receivers = arrived.into_iter().flat_map(|arrived| &mut arrived.receivers);
+        receivers.filter(|receiver| receiver.id == id).for_each(|receiver| receiver.is_storing = true);
+    }
+
+    /// A number for an arrival that is none of the broker's.
+    pub(super) fn new_token(&mut self) -> Token {
+        self.last_token += 1;
+        self.last_token
+    }
+
     /// The plugin has an arrival in memory only.
     pub(super) fn is_in_memory(&self, token: Token, id: SubscriberId) -> bool {
         let mut receivers = self.known(token).into_iter().flat_map(|arrived| &arrived.receivers);

@@ -394,7 +394,13 @@ impl Task {
                 self.outbox.owe(id, bytes);
                 self.pay(id);
             }
-            Command::CallEnd(id, token, reply) => self.call_ended(id, token, reply),
+            Command::CallEnd(id, end) => self.call_ended(id, *end),
+            Command::Dead(id, dead) => self.bury(id, *dead),
+            Command::Revive(plugin, number) => self.revive(&plugin, number),
+            Command::Release(quarantined) => self.release(*quarantined),
+            Command::LimitInbox(id, bytes) => self.limit_inbox(id, bytes),
+            Command::Look(look) => self.look(look),
+            Command::Change(change) => self.change_now(*change),
             Command::Subscribe(id, filter, qos) => self.subscribe(id, filter, qos),
             Command::Unsubscribe(id, filter) => self.unsubscribe(id, &filter),
             Command::Handled(id, token) => self.handled(id, token),

@@ -107,6 +107,11 @@ impl Share {
         Reservation { share: Some(self.clone()), bytes }
     }
 
+    /// Nothing can be written for now.
+    pub fn disk_is_full(&self) -> bool {
+        self.room.disk_full.load(SeqCst)
+    }
+
     /// It may have so many bytes from now on.
     pub fn set_limit(&self, bytes: usize) {
         self.limit.store(bytes, SeqCst);

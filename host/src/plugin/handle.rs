@@ -1,19 +1,18 @@
 //! A plugin as the host sees it: a handle to its task.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Instant};
 
-use tokio::{
-    sync::{mpsc, oneshot, watch},
-    task::JoinHandle,
-};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{Instrument, error, info_span};
 
 use super::{
     bindings::exports::alphorn::plugin::guest::StopReason,
-    component::{ComponentError, Loaded},
+    component::ComponentError,
     engine::Engine,
     lifecycle::State,
-    task::{Task, load},
+    report::{Counters, Report, Standing},
+    task::Task,
+    versions::Versions,
 };
 use crate::{
     config::PluginConfig,
@@ -23,10 +22,9 @@ use crate::{
 /// A running plugin, as the host sees it.
 #[derive(Debug)]
 pub struct PluginHandle {
-    engine: Engine,
     requests: mpsc::Sender<Request>,
-    state: watch::Receiver<State>,
-    task: JoinHandle<()>,
+    standing: watch::Receiver<Standing>,
+    counters: Arc<Counters>,
 }
 
 /// Why a new version did not take over; the old one serves on unless said otherwise.
@@ -44,32 +42,49 @@ pub enum SwapError {
     /// The new version does not start.
     #[error("the new version failed: {0}")]
     Start(String),
+    /// There is no version to go back to.
+    #[error("there is no version before this one to go back to")]
+    NoneBefore,
     /// The plugin's task has ended.
-    #[error("the plugin was stopped")]
-    Stopped,
+    #[error("the plugin was removed")]
+    Removed,
 }
 
 /// What the host asks of a plugin's task.
 pub(super) enum Request {
-    Swap(Box<Loaded>, oneshot::Sender<Result<(), SwapError>>),
-    Stop(StopReason, oneshot::Sender<()>),
+    /// Another version, or the same with other settings.
+    Swap(Box<Swap>, oneshot::Sender<Result<(), SwapError>>),
+    /// The version before.
+    RollBack(oneshot::Sender<Result<(), SwapError>>),
+    /// No instance for now.
+    Stop(oneshot::Sender<()>),
+    /// An instance again; the fault if there is none then.
+    Start(oneshot::Sender<Result<(), String>>),
+    /// For good.
+    End(StopReason, oneshot::Sender<()>),
 }
 
-/// Starts a plugin's task, which loads and starts the plugin.
-pub fn spawn(name: &str, config: PluginConfig, engine: Engine, link: Arc<Link>, facts: LinkFacts) -> PluginHandle {
-    let (requests, inbox) = mpsc::channel(8);
-    let (state_sender, state) = watch::channel(State::Starting);
-    let task = Task::new(name, config, engine.clone(), link, facts, inbox, state_sender);
-    // The span is given here since a spawned task does not inherit one.
-    let task = tokio::spawn(task.run().instrument(info_span!("plugin", %name)));
-    PluginHandle { engine, requests, state, task }
+/// What to put in place of what runs.
+pub(super) struct Swap {
+    /// None: what is configured.
+    pub(super) file: Option<PathBuf>,
+    /// None: the settings there are.
+    pub(super) config: Option<PluginConfig>,
+    /// Nothing is done if it is the version that runs already.
+    pub(super) only_if_other: bool,
 }
 
-/// What a plugin's task has to know of the link's settings.
+/// What all plugins' tasks share.
 #[derive(Debug, Clone)]
-pub struct LinkFacts {
-    /// The device's.
-    pub client_id: String,
+pub struct Surroundings {
+    /// Compiles and runs.
+    pub engine: Engine,
+    /// The one connection.
+    pub link: Arc<Link>,
+    /// Keeps components.
+    pub versions: Versions,
+    /// The device's name at the broker.
+    pub client_id: Arc<str>,
     /// The largest payload, in bytes.
     pub max_payload: u32,
     /// What becomes of a message that finds no room in the outbox.
@@ -77,29 +92,91 @@ pub struct LinkFacts {
 }
 
 impl PluginHandle {
-    /// Where it is in its life, now and whenever that changes.
-    pub fn state(&self) -> watch::Receiver<State> {
-        self.state.clone()
+    /// Starts a plugin's task, which loads and starts the plugin.
+    pub fn spawn(name: &str, config: PluginConfig, surroundings: Surroundings) -> Self {
+        let (requests, inbox) = mpsc::channel(8);
+        let (sender, standing) = watch::channel(Standing::default());
+        let counters = Arc::<Counters>::default();
+        let task = Task::new(name, config, surroundings, inbox, sender, counters.clone());
+        // The span is given here since a spawned task does not inherit one.
+        let task = tokio::spawn(task.run().instrument(info_span!("plugin", %name)));
+        tokio::spawn(async move {
+            if let Err(error) = task.await {
+                error!("a plugin's task ended badly: {error}");
+            }
+        });
+        Self { requests, standing, counters }
+    }
+
+    /// Returns when it is no longer starting.
+    pub fn started(&self) -> impl Future<Output = ()> + use<> {
+        let mut standing = self.standing.clone();
+        async move {
+            // An error says that the task has ended.
+            let _ = standing.wait_for(|standing| standing.state != State::Starting).await;
+        }
+    }
+
+    /// How it is.
+    pub fn report(&self) -> Report {
+        Report::new(&self.standing.borrow(), &self.counters, Instant::now())
     }
 
     /// Puts the component in the file in place of the running one.
     pub async fn swap(&self, file: PathBuf) -> Result<(), SwapError> {
-        let (reply, answer) = oneshot::channel();
-        // Beside the running version, which goes on meanwhile.
-        let loaded = load(self.engine.clone(), file).await?;
-        self.requests.send(Request::Swap(Box::new(loaded), reply)).await.map_err(|_| SwapError::Stopped)?;
-        answer.await.map_err(|_| SwapError::Stopped)?
+        self.request_swap(Swap { file: Some(file), config: None, only_if_other: false }).await
     }
 
-    /// Lets it finish its call, stops it, and ends its task.
-    pub async fn stop(self) {
+    /// The configured file may have changed: if so, puts it in place of what runs.
+    pub async fn refresh(&self) -> Result<(), SwapError> {
+        self.request_swap(Swap { file: None, config: None, only_if_other: true }).await
+    }
+
+    /// Puts other settings in force.
+    pub async fn configure(&self, config: PluginConfig) -> Result<(), SwapError> {
+        self.request_swap(Swap { file: None, config: Some(config), only_if_other: false }).await
+    }
+
+    /// Brings the version before back.
+    pub async fn roll_back(&self) -> Result<(), SwapError> {
+        self.ask(Request::RollBack).await.unwrap_or(Err(SwapError::Removed))
+    }
+
+    /// Lets it finish its call and stops it; its messages wait.
+    pub async fn stop(&self) {
+        self.ask(Request::Stop).await;
+    }
+
+    /// Starts it again.
+    pub async fn start(&self) -> Result<(), String> {
+        self.ask(Request::Start).await.unwrap_or_else(|| Err(SwapError::Removed.to_string()))
+    }
+
+    /// Ends it because the host ends.
+    pub async fn shut_down(&self) {
+        self.ask(|reply| Request::End(StopReason::Shutdown, reply)).await;
+    }
+
+    /// Ends it because it is not wanted any more.
+    pub async fn remove(&self) {
+        self.ask(|reply| Request::End(StopReason::Removed, reply)).await;
+    }
+
+    /// Digests of the versions that run or could come back.
+    pub fn digests(&self) -> Vec<String> {
+        let standing = self.standing.borrow();
+        let versions = [&standing.version, &standing.previous];
+        versions.into_iter().flatten().map(|about| about.digest.clone()).collect()
+    }
+
+    async fn request_swap(&self, swap: Swap) -> Result<(), SwapError> {
+        self.ask(|reply| Request::Swap(Box::new(swap), reply)).await.unwrap_or(Err(SwapError::Removed))
+    }
+
+    /// None: the task is gone.
+    async fn ask<R>(&self, request: impl FnOnce(oneshot::Sender<R>) -> Request) -> Option<R> {
         let (reply, answer) = oneshot::channel();
-        if self.requests.send(Request::Stop(StopReason::Shutdown, reply)).await.is_ok() {
-            // An error says that the task is gone, which is what was wanted.
-            let _ = answer.await;
-        }
-        if let Err(error) = self.task.await {
-            error!("a plugin's task ended badly: {error}");
-        }
+        self.requests.send(request(reply)).await.ok()?;
+        answer.await.ok()
     }
 }

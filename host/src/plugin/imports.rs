@@ -13,13 +13,16 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::{
     bindings::alphorn::plugin::{host, mqtt, state, timers, types},
+    state::{NoRoom, State},
     timers::{MOST, Timers},
 };
 use crate::{
+    config::Limits,
     grants::Grants,
-    link::{Breach, Client, Delivery, NotTaken},
+    link::{Breach, Client, NotTaken, Outcome},
     message::{Message, Properties, Qos},
     rate::Bucket,
+    store::{Change, Saved},
     topic::{TopicFilter, TopicName},
 };
 
@@ -40,8 +43,15 @@ pub(super) struct Lent {
     pub(super) client: Client,
     pub(super) about: Arc<About>,
     bucket: Bucket,
+    /// Its name, as what is kept on disk is kept under.
+    plugin: Arc<str>,
+    pub(super) state: State,
     /// Filters it has asked for.
     subscriptions: BTreeSet<TopicFilter>,
+    /// Those of them this version has asked for.
+    asked: BTreeSet<TopicFilter>,
+    /// Those of the version before.
+    before: BTreeSet<TopicFilter>,
     /// Refusals, each logged once.
     refused: BTreeSet<String>,
     /// When a publish of this call has to stop waiting for room.
@@ -100,20 +110,87 @@ impl GuestState {
 }
 
 impl Lent {
-    pub(super) fn new(client: Client, about: Arc<About>, bucket: Bucket) -> Self {
-        let patience = Instant::now();
-        Self { client, about, bucket, subscriptions: BTreeSet::new(), refused: BTreeSet::new(), patience }
+    pub(super) fn new(client: Client, about: Arc<About>, limits: &Limits, saved: &mut Saved) -> Self {
+        let now = Instant::now();
+        Self {
+            client,
+            plugin: about.name.as_str().into(),
+            about,
+            bucket: Bucket::new(limits.publish_rate, now),
+            state: State::new(std::mem::take(&mut saved.state), limits.state_bytes),
+            subscriptions: std::mem::take(&mut saved.subscriptions).into_iter().collect(),
+            asked: BTreeSet::new(),
+            before: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            patience: now,
+        }
     }
 
     /// A call begins that may take so long. A publish that waits for room leaves the guest
     /// a tenth of that to make something of the refusal.
     pub(super) fn call_begins(&mut self, deadline: Duration) {
         self.patience = Instant::now() + deadline * 9 / 10;
+        // A call that failed left its writes behind.
+        self.state.undo();
     }
 
-    /// A call has ended, and has handled a message.
-    pub(super) async fn call_ended(&self, handled: Option<Delivery>) {
-        self.client.end_call(handled).await;
+    /// A call has ended well: what it wrote takes effect, with what else is to be written.
+    pub(super) async fn call_ended(&mut self, mut outcome: Outcome) {
+        outcome.changes.extend(self.writes());
+        self.client.end_call(outcome).await;
+    }
+
+    /// What the call that has ended well wrote to the state.
+    pub(super) fn writes(&mut self) -> Vec<Change> {
+        let plugin = &self.plugin;
+        let change = |(key, value)| Change::State { plugin: plugin.clone(), key, value };
+        self.state.accept().map(change).collect()
+    }
+
+    /// Puts another configuration in force; subscriptions it does not grant end.
+    pub(super) fn configure(&mut self, about: Arc<About>, limits: &Limits) {
+        let (kept, gone) = std::mem::take(&mut self.subscriptions)
+            .into_iter()
+            .partition(|filter| about.grants.allow_subscribe(filter));
+        self.subscriptions = kept;
+        let gone: BTreeSet<_> = gone;
+        gone.into_iter().for_each(|filter| self.client.unsubscribe(filter));
+        self.about = about;
+        self.bucket = Bucket::new(limits.publish_rate, Instant::now());
+        self.state.set_limit(limits.state_bytes);
+        self.refused.clear();
+    }
+
+    /// From now on it is noted which filters are asked for.
+    pub(super) fn note_subscriptions(&mut self) {
+        self.asked.clear();
+        self.before.clone_from(&self.subscriptions);
+    }
+
+    /// Gives back the filters there were not before.
+    pub(super) fn release_new(&mut self) {
+        for filter in self.subscriptions.difference(&self.before) {
+            self.client.unsubscribe(filter.clone());
+        }
+        self.subscriptions.retain(|filter| self.before.contains(filter));
+    }
+
+    /// Gives back the filters nobody has asked for since.
+    pub(super) fn release_others(&mut self) {
+        let asked = std::mem::take(&mut self.asked);
+        for filter in self.subscriptions.difference(&asked) {
+            debug!(%filter, "given back: the new version did not ask for it");
+            self.client.unsubscribe(filter.clone());
+        }
+        self.subscriptions.retain(|filter| asked.contains(filter));
+    }
+
+    fn state(&mut self) -> Result<&mut State, state::StateError> {
+        if !self.client.is_durable() {
+            let why = "this host keeps nothing on disk; set `host.data_dir`";
+            return Err(state::StateError::Other(why.to_owned()));
+        }
+        Ok(&mut self.state)
     }
 
     async fn publish(&mut self, message: types::MessageResult) -> Result<u32, mqtt::PublishError> {
@@ -156,6 +233,7 @@ impl Lent {
         })?;
         debug!(%filter, "subscribe");
         self.subscriptions.insert(filter.clone());
+        self.asked.insert(filter.clone());
         self.client.subscribe(filter, qos.into());
         Ok(())
     }
@@ -163,6 +241,7 @@ impl Lent {
     fn unsubscribe(&mut self, filter: String) -> Result<(), mqtt::SubscribeError> {
         let filter = TopicFilter::parse(filter.clone())
             .map_err(|cause| mqtt::SubscribeError::InvalidFilter(format!("`{filter}`: {cause}")))?;
+        self.asked.remove(&filter);
         if self.subscriptions.remove(&filter) {
             self.client.unsubscribe(filter);
         }
@@ -229,27 +308,42 @@ impl GuestState {
     }
 }
 
-/// Durable state is not in this version; a guest is told so in words.
 impl state::Host for GuestState {
-    fn get(&mut self, _key: String) -> wasmtime::Result<Result<Option<Vec<u8>>, state::StateError>> {
-        Ok(Err(no_state()))
+    fn get(&mut self, key: String) -> wasmtime::Result<Result<Option<Vec<u8>>, state::StateError>> {
+        Ok(self.lent()?.state().map(|state| state.get(&key).map(<[u8]>::to_vec)))
     }
 
-    fn set(&mut self, _key: String, _value: Vec<u8>) -> wasmtime::Result<Result<(), state::StateError>> {
-        Ok(Err(no_state()))
+    fn set(&mut self, key: String, value: Vec<u8>) -> wasmtime::Result<Result<(), state::StateError>> {
+        let lent = self.lent()?;
+        if lent.client.disk_is_full() {
+            return Ok(Err(state::StateError::Other("the disk takes nothing for now".to_owned())));
+        }
+        Ok(lent.state().and_then(|state| Ok(state.set(key.into(), value.into())?)))
     }
 
-    fn remove(&mut self, _key: String) -> wasmtime::Result<Result<(), state::StateError>> {
-        Ok(Err(no_state()))
+    fn remove(&mut self, key: String) -> wasmtime::Result<Result<(), state::StateError>> {
+        Ok(self.lent()?.state().map(|state| state.remove(key.into())))
     }
 
-    fn keys(&mut self, _: String, _: Option<String>) -> wasmtime::Result<Result<Vec<String>, state::StateError>> {
-        Ok(Err(no_state()))
+    fn keys(
+        &mut self,
+        prefix: String,
+        after: Option<String>,
+    ) -> wasmtime::Result<Result<Vec<String>, state::StateError>> {
+        let state = self.lent()?.state();
+        Ok(state.map(|state| state.keys(&prefix, after.as_deref()).map(str::to_owned).collect()))
     }
 }
 
-fn no_state() -> state::StateError {
-    state::StateError::Other("this version of the host has no durable state".to_owned())
+impl From<NoRoom> for state::StateError {
+    fn from(error: NoRoom) -> Self {
+        let bytes = |limit| u32::try_from(limit).unwrap_or(u32::MAX);
+        match error {
+            NoRoom::None => Self::NotGranted,
+            NoRoom::TooLarge(limit) => Self::TooLarge(bytes(limit)),
+            NoRoom::Full => Self::Full,
+        }
+    }
 }
 
 impl host::Host for GuestState {
@@ -312,6 +406,11 @@ impl ResourceLimiter for Memory {
 }
 
 impl Memory {
+    /// Bytes it has.
+    pub(super) fn used(&self) -> usize {
+        self.used
+    }
+
     fn grow(&mut self, bytes: usize) -> bool {
         let used = self.used.saturating_add(bytes);
         if used > self.limit {

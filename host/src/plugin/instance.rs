@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     config::Limits,
-    link::Delivery,
+    link::Outcome,
     message::{Message, Properties},
 };
 
@@ -80,11 +80,26 @@ impl Instance {
         self.store.data_mut().lent = Some(lent);
     }
 
-    /// A call has ended well, and has handled a message: what it published is to last.
-    pub(super) async fn call_ended(&mut self, handled: Option<Delivery>) {
-        if let Some(lent) = &self.store.data_mut().lent {
-            lent.call_ended(handled).await;
+    /// A call has ended well.
+    pub(super) async fn call_ended(&mut self, outcome: Outcome) {
+        if let Some(lent) = &mut self.store.data_mut().lent {
+            lent.call_ended(outcome).await;
         }
+    }
+
+    /// What belongs to the plugin.
+    pub(super) fn lent(&mut self) -> Option<&Lent> {
+        self.store.data().lent.as_ref()
+    }
+
+    /// What belongs to the plugin.
+    pub(super) fn lent_mut(&mut self) -> Option<&mut Lent> {
+        self.store.data_mut().lent.as_mut()
+    }
+
+    /// Bytes of its memories and tables.
+    pub(super) fn memory(&mut self) -> usize {
+        self.store.data_mut().memory().used()
     }
 
     /// Takes that back.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt,
     time::{Duration, Instant},
 };
 
@@ -12,39 +13,125 @@ pub enum State {
     Starting,
     /// It handles messages.
     Running,
+    /// It does, and a fault brings the version before back.
+    Probation,
     /// It had a fault and starts again after a pause.
     Waiting,
-    /// It does not run, for this reason, until it is replaced.
-    Failed(String),
-    /// It was stopped.
+    /// It had too many faults and does not run until it is replaced or started.
+    Quarantined,
+    /// There is nothing that could run.
+    Failed,
+    /// Somebody stopped it.
     Stopped,
 }
 
-/// Counts faults.
+/// Drives a plugin through its states. Pure: told what happened, it says what to do.
 #[derive(Debug)]
-pub(super) struct Faults {
-    max: u32,
-    within: Duration,
-    recent: VecDeque<Instant>,
+pub(super) struct Life {
+    state: State,
+    faults: Faults,
 }
 
 /// What to do after a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum After {
+    /// The version before has to come back.
+    RollBack,
     /// Start again after this pause.
     Restart(Duration),
     /// Too many of them.
     Quarantine,
 }
 
-impl Faults {
-    /// `max` within `within` are borne.
+impl Life {
+    /// `max` faults within `within` are borne.
     pub(super) fn new(max: u32, within: Duration) -> Self {
+        Self { state: State::Starting, faults: Faults::new(max, within) }
+    }
+
+    pub(super) fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Other limits from now on.
+    pub(super) fn set_limits(&mut self, max: u32, within: Duration) {
+        (self.faults.max, self.faults.within) = (max, within);
+    }
+
+    /// An instance has started.
+    pub(super) fn started(&mut self) {
+        self.state = State::Running;
+    }
+
+    /// Another version has started, and has another chance.
+    pub(super) fn swapped(&mut self, is_on_probation: bool) {
+        self.faults.recent.clear();
+        self.state = if is_on_probation { State::Probation } else { State::Running };
+    }
+
+    /// The probation is over.
+    pub(super) fn passed(&mut self) {
+        if self.state == State::Probation {
+            self.state = State::Running;
+        }
+    }
+
+    /// The instance is of no use any more.
+    pub(super) fn fault(&mut self, now: Instant) -> After {
+        if self.state == State::Probation {
+            self.state = State::Starting;
+            return After::RollBack;
+        }
+        let after = self.faults.count(now);
+        self.state = if after == After::Quarantine { State::Quarantined } else { State::Waiting };
+        after
+    }
+
+    /// Nothing could be loaded.
+    pub(super) fn failed(&mut self) {
+        self.state = State::Failed;
+    }
+
+    pub(super) fn stopped(&mut self) {
+        self.state = State::Stopped;
+    }
+
+    /// Somebody starts it again.
+    pub(super) fn starts(&mut self) {
+        self.faults.recent.clear();
+        self.state = State::Starting;
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Probation => "probation",
+            Self::Waiting => "waiting",
+            Self::Quarantined => "quarantined",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
+/// Counts faults.
+#[derive(Debug)]
+struct Faults {
+    max: u32,
+    within: Duration,
+    recent: VecDeque<Instant>,
+}
+
+impl Faults {
+    fn new(max: u32, within: Duration) -> Self {
         Self { max, within, recent: VecDeque::new() }
     }
 
     /// One more.
-    pub(super) fn count(&mut self, now: Instant) -> After {
+    fn count(&mut self, now: Instant) -> After {
         const FIRST: Duration = Duration::from_millis(500);
         const LONGEST: Duration = Duration::from_secs(30);
         while self.recent.front().is_some_and(|fault| now.saturating_duration_since(*fault) > self.within) {
@@ -56,11 +143,6 @@ impl Faults {
             return After::Quarantine;
         }
         After::Restart(FIRST.saturating_mul(2u32.saturating_pow(count - 1)).min(LONGEST))
-    }
-
-    /// Another version has another chance.
-    pub(super) fn forget(&mut self) {
-        self.recent.clear();
     }
 }
 
@@ -79,13 +161,42 @@ mod tests {
     #[test]
     fn pauses_double_and_the_fault_too_many_quarantines() {
         let start = Instant::now();
-        let mut faults = Faults::new(3, 60 * SECOND);
+        let mut life = Life::new(3, 60 * SECOND);
         for pause in [500, 1000, 2000] {
-            assert_eq!(faults.count(start), After::Restart(Duration::from_millis(pause)));
+            assert_eq!(life.fault(start), After::Restart(Duration::from_millis(pause)));
+            assert_eq!(*life.state(), State::Waiting);
+            life.started();
         }
-        assert_eq!(faults.count(start), After::Quarantine);
-        faults.forget();
-        assert_eq!(faults.count(start), After::Restart(Duration::from_millis(500)));
+        assert_eq!(life.fault(start), After::Quarantine);
+        assert_eq!(*life.state(), State::Quarantined);
+        life.swapped(false);
+        assert_eq!(*life.state(), State::Running);
+        assert_eq!(life.fault(start), After::Restart(Duration::from_millis(500)), "another version has another chance");
+    }
+
+    #[test]
+    fn a_fault_on_probation_brings_the_version_before_back() {
+        let now = Instant::now();
+        let mut life = Life::new(0, SECOND);
+        life.swapped(true);
+        assert_eq!(life.fault(now), After::RollBack);
+        life.started();
+        assert_eq!(life.fault(now), After::Quarantine, "the version before has no probation");
+        life.swapped(true);
+        life.passed();
+        assert_eq!(life.fault(now), After::Quarantine);
+        life.passed();
+        assert_eq!(*life.state(), State::Quarantined, "too late");
+    }
+
+    #[test]
+    fn who_is_stopped_and_started_has_no_past() {
+        let mut life = Life::new(1, 60 * SECOND);
+        life.fault(Instant::now());
+        life.stopped();
+        life.starts();
+        life.started();
+        assert_eq!(life.fault(Instant::now()), After::Restart(Duration::from_millis(500)));
     }
 
     #[test]

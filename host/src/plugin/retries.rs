@@ -73,6 +73,11 @@ impl<D> Retries<D> {
         }
     }
 
+    /// Takes everything out, each topic in order.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = D> {
+        std::mem::take(&mut self.topics).into_values().flat_map(|waiting| waiting.queue)
+    }
+
     /// Gives everything up.
     pub(super) fn clear(&mut self) {
         self.topics.clear();

@@ -22,6 +22,8 @@ pub(super) enum Kind {
     Outbox,
     Inbox,
     Quarantine,
+    Probation,
+    Dead,
 }
 
 /// A message with all that is known about it.

@@ -133,6 +133,16 @@ fn change(body: &record::Body<'_>) -> Option<Change> {
         Kind::Quarantine => {
             Change::Quarantined { owner: name, seq: body.place, record, reason: body.reason.to_owned() }
         }
-        Kind::Inbox => Change::Arrived { plugin: name, number: body.place, message, redelivered: body.redelivered },
+        Kind::Dead => Change::Dead {
+            plugin: name,
+            number: body.place,
+            message,
+            attempts: body.number,
+            reason: body.reason.to_owned(),
+        },
+        // Whether that version stood is not known any more; twice is better than not at all.
+        Kind::Inbox | Kind::Probation => {
+            Change::Arrived { plugin: name, number: body.place, message, redelivered: body.redelivered }
+        }
     })
 }

@@ -12,7 +12,11 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::{
-    super::{Known, session::Token},
+    super::{
+        Known, Look,
+        client::{CallEnd, Dead},
+        session::Token,
+    },
     Registered, Task,
 };
 use crate::link::overflow::Overflow;
@@ -21,7 +25,7 @@ use crate::{
     message::Qos,
     outbox::{Entry, PAGE, Seq},
     router::SubscriberId,
-    store::{Change, Page, Record, Restored, Taken},
+    store::{Change, Page, Quarantined, Record, Restored, Taken},
 };
 
 /// The journal, and what an earlier run left.
@@ -176,27 +180,95 @@ impl Task {
         }
     }
 
-    /// A call has ended: what it published, and that it handled a message, become durable together.
-    pub(super) fn call_ended(&mut self, id: SubscriberId, token: Option<Token>, reply: Option<oneshot::Sender<bool>>) {
-        let Some(disk) = &self.disk else {
-            token.into_iter().for_each(|token| self.handled(id, token));
-            return;
-        };
-        if !disk.keeps_outbox {
+    /// A call has ended: what it published and wrote, and that it handled a message, become
+    /// durable together.
+    pub(super) fn call_ended(&mut self, id: SubscriberId, end: CallEnd) {
+        let CallEnd { token, kept, mut changes, reply } = end;
+        let nothing_else = kept.is_none() && changes.is_empty();
+        if self.disk.as_ref().is_none_or(|disk| !disk.keeps_outbox && nothing_else) {
             let _ = reply.map(|reply| reply.send(true));
             token.into_iter().for_each(|token| self.handled(id, token));
             return;
         }
-        let ticket = token.map(|token| {
-            let is_removed = !self.session.is_in_memory(token, id);
-            if is_removed {
-                self.change_of(id, |plugin| Change::Handled { plugin, number: token });
+        let plugin = self.name(id);
+        let ticket = match (token, kept, plugin) {
+            (Some(token), Some(message), Some(plugin)) => {
+                changes.push(Change::OnProbation { plugin, number: token, message });
+                self.session.stores(token, id);
+                Some(self.tickets.add(Ticket::Stored(vec![(id, token)])))
             }
-            self.tickets.add(Ticket::Handled { id, token, is_removed })
-        });
-        if let Some(disk) = &self.disk {
-            disk.journal.commit(reply, ticket);
+            (Some(token), None, Some(plugin)) => {
+                let is_removed = !self.session.is_in_memory(token, id);
+                if is_removed {
+                    changes.push(Change::Handled { plugin, number: token });
+                }
+                Some(self.tickets.add(Ticket::Handled { id, token, is_removed }))
+            }
+            _ => None,
+        };
+        self.together(changes, reply, ticket);
+    }
+
+    /// A plugin can't handle a message: it goes to the dead letters.
+    pub(super) fn bury(&mut self, id: SubscriberId, dead: Dead) {
+        let Dead { token, message, attempts, reason } = dead;
+        let Some(plugin) = self.name(id) else { return };
+        let number = token.unwrap_or_else(|| self.session.new_token());
+        self.session.stores(number, id);
+        let ticket = self.tickets.add(Ticket::Stored(vec![(id, number)]));
+        self.together(vec![Change::Dead { plugin, number, message, attempts, reason }], None, Some(ticket));
+    }
+
+    /// A dead letter arrives once more.
+    pub(super) fn revive(&mut self, plugin: &Arc<str>, number: u64) {
+        let arrival = self.session.new_token();
+        self.together(vec![Change::Revived { plugin: plugin.clone(), number, arrival }], None, None);
+        let Some(id) = self.client_named(plugin) else { return };
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.overflow.put(arrival);
+            if let Some(mailbox) = &client.mailbox {
+                mailbox.set_overflows(true);
+            }
         }
+        self.read_inbox(id);
+    }
+
+    /// A message in quarantine is sent after all.
+    pub(super) fn release(&mut self, quarantined: (Quarantined, Taken)) {
+        let (Quarantined { owner: name, seq, .. }, Taken { record, .. }) = quarantined;
+        let Some(owner) = self.client_named(&name) else { return };
+        let Some(client) = self.clients.get(&owner) else { return };
+        client.held.release(&record.message.topic);
+        let reservation = client.share.adopt(record.message.cost());
+        let Record { message, number, age } = record;
+        let tracked = client.tracked;
+        info!(plugin = %name, topic = %message.topic, "a message leaves the quarantine");
+        self.take(Entry { message, owner, number, age, tracked, reservation });
+        self.change_now(Change::Released { owner: name, seq });
+    }
+
+    pub(super) fn limit_inbox(&self, id: SubscriberId, bytes: usize) {
+        if let (Some(disk), Some(name)) = (&self.disk, self.name(id)) {
+            disk.journal.limit_inbox(name, bytes);
+        }
+    }
+
+    pub(super) fn look(&self, look: Look) {
+        if let Some(disk) = &self.disk {
+            disk.journal.look(look.0);
+        }
+    }
+
+    pub(super) fn change_now(&self, change: Change) {
+        self.together(vec![change], None, None);
+    }
+
+    fn together(&self, changes: Vec<Change>, reply: Option<oneshot::Sender<bool>>, ticket: Option<u64>) {
+        let Some(disk) = &self.disk else { return };
+        if !changes.is_empty() {
+            disk.journal.together(changes);
+        }
+        disk.journal.commit(reply, ticket);
     }
 
     /// Arrivals have been put into inboxes: asks to be told when they are safe there.
@@ -227,6 +299,9 @@ impl Task {
             Report::Inbox { plugin, page } => self.inbox_read(&plugin, page),
             Report::InboxDropped { plugin, messages } => {
                 warn!(%plugin, messages, "the inbox is full: its oldest messages were dropped (`limits.inbox_bytes`)");
+            }
+            Report::Buried { plugin, letters } => {
+                warn!(%plugin, letters, "too many dead letters: the oldest were dropped (`limits.inbox_bytes`)");
             }
             Report::Trouble(cause) => error!("{cause}"),
             Report::Recovered => info!("the disk takes messages again"),

@@ -178,6 +178,10 @@ impl Task {
         }
         client.overflow.loaded(last, page.more);
         mailbox.set_overflows(client.overflow.is_on());
+        if last.is_none() && client.overflow.is_on() {
+            // Something was put there meanwhile, and the plugin waits for it.
+            self.read_inbox(id);
+        }
     }
 
     /// Nobody reads the mailbox for now, or somebody does again.

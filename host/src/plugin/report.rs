@@ -1,0 +1,113 @@
+//! How a plugin is, for `ps` and `top`.
+
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use super::{component::About, lifecycle::State};
+use crate::link::Gauge;
+
+/// What changes with a plugin's state.
+#[derive(Debug, Clone)]
+pub(super) struct Standing {
+    pub(super) state: State,
+    pub(super) since: Instant,
+    /// The version in force.
+    pub(super) version: Option<About>,
+    /// The version before it.
+    pub(super) previous: Option<About>,
+    /// What went wrong last.
+    pub(super) last_error: Option<String>,
+    pub(super) gauge: Option<Gauge>,
+}
+
+/// What counts up, or changes with each call.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) handled: AtomicU64,
+    pub(super) dead: AtomicU64,
+    pub(super) faults: AtomicU64,
+    pub(super) swaps: AtomicU64,
+    pub(super) calls: AtomicU64,
+    /// Time in calls, in nanoseconds.
+    pub(super) busy: AtomicU64,
+    /// Of its memories and tables, in bytes.
+    pub(super) memory: AtomicUsize,
+}
+
+/// How a plugin is at a moment.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Where it is in its life.
+    pub state: State,
+    /// For how long.
+    pub since: Duration,
+    /// The version in force: the first digits of its digest.
+    pub version: Option<String>,
+    /// Its digest.
+    pub digest: Option<String>,
+    /// The file it was loaded from.
+    pub file: Option<PathBuf>,
+    /// The version before it.
+    pub previous: Option<String>,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+    /// Messages it has handled.
+    pub handled: u64,
+    /// Messages it could not handle.
+    pub dead: u64,
+    /// How often it failed.
+    pub faults: u64,
+    /// How often a version took over.
+    pub swaps: u64,
+    /// Calls into it.
+    pub calls: u64,
+    /// Time in them.
+    pub busy: Duration,
+    /// Bytes of its memories and tables.
+    pub memory: usize,
+    /// Messages and bytes in its mailbox.
+    pub mailbox: (usize, usize),
+    /// Messages and bytes of it in the outbox.
+    pub outbox: (usize, usize),
+}
+
+impl Default for Standing {
+    fn default() -> Self {
+        Self {
+            state: State::Starting,
+            since: Instant::now(),
+            version: None,
+            previous: None,
+            last_error: None,
+            gauge: None,
+        }
+    }
+}
+
+impl Report {
+    pub(super) fn new(standing: &Standing, counters: &Counters, now: Instant) -> Self {
+        let version = |about: &About| about.version().to_owned();
+        let [mailbox, outbox] = standing.gauge.as_ref().map(Gauge::read).unwrap_or_default();
+        Self {
+            state: standing.state.clone(),
+            since: now.saturating_duration_since(standing.since),
+            version: standing.version.as_ref().map(version),
+            digest: standing.version.as_ref().map(|about| about.digest.clone()),
+            file: standing.version.as_ref().map(|about| about.path.clone()),
+            previous: standing.previous.as_ref().map(version),
+            last_error: standing.last_error.clone(),
+            handled: counters.handled.load(Relaxed),
+            dead: counters.dead.load(Relaxed),
+            faults: counters.faults.load(Relaxed),
+            swaps: counters.swaps.load(Relaxed),
+            calls: counters.calls.load(Relaxed),
+            busy: Duration::from_nanos(counters.busy.load(Relaxed)),
+            memory: counters.memory.load(Relaxed),
+            mailbox,
+            outbox,
+        }
+    }
+}

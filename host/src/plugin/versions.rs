@@ -1,0 +1,101 @@
+//! The components that were in force, on disk by their digest: what a roll-back needs when
+//! the file they came from is another one by now.
+
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    io::{self, Write},
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest, Sha256};
+
+use super::component::hexadecimal;
+
+/// `data_dir/components`; None: nothing is kept on disk.
+#[derive(Debug, Clone)]
+pub struct Versions(Option<PathBuf>);
+
+impl Versions {
+    /// Within the host's folder.
+    pub fn within(data_dir: Option<&Path>) -> Self {
+        Self(data_dir.map(|folder| folder.join("components")))
+    }
+
+    /// Where the version of this digest is, if it is there and whole.
+    pub(super) fn find(&self, digest: &str) -> Option<PathBuf> {
+        let path = self.path(digest)?;
+        (self::digest(&path).ok()? == digest).then_some(path)
+    }
+
+    /// Keeps a copy of the file, which has to have this digest.
+    pub(super) fn keep(&self, file: &Path, digest: &str) -> io::Result<()> {
+        let (Some(folder), Some(path)) = (&self.0, self.path(digest)) else { return Ok(()) };
+        if path.try_exists()? {
+            return Ok(());
+        }
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        let bytes = fs::read(file)?;
+        if hexadecimal(&Sha256::digest(&bytes)) != digest {
+            return Err(io::Error::other("it has changed meanwhile"));
+        }
+        let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
+        temporary.write_all(&bytes)?;
+        temporary.as_file().sync_all()?;
+        temporary.persist(&path).map_err(|error| error.error)?;
+        File::open(folder)?.sync_all()
+    }
+
+    /// Removes all others. Failing to do so harms nobody.
+    pub fn keep_only(&self, digests: &HashSet<String>) {
+        let Some(Ok(entries)) = self.0.as_ref().map(fs::read_dir) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !name.strip_suffix(".wasm").is_some_and(|digest| digests.contains(digest)) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    fn path(&self, digest: &str) -> Option<PathBuf> {
+        // A digest from a file that is not ours to trust must not lead elsewhere.
+        let is_digest = digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
+        Some(self.0.as_ref().filter(|_| is_digest)?.join(format!("{digest}.wasm")))
+    }
+}
+
+/// The digest of a file.
+pub(super) fn digest(path: &Path) -> io::Result<String> {
+    Ok(hexadecimal(&Sha256::digest(fs::read(path)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_outlasts_the_file_it_came_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let versions = Versions::within(Some(folder.path()));
+        let file = folder.path().join("plugin.wasm");
+        fs::write(&file, "one").unwrap();
+        let one = digest(&file).unwrap();
+        versions.keep(&file, &one).unwrap();
+        fs::write(&file, "two").unwrap();
+        assert!(versions.keep(&file, &"0".repeat(64)).is_err(), "another file by now");
+        assert_eq!(fs::read(versions.find(&one).unwrap()).unwrap(), b"one");
+        assert_eq!(versions.find("../../etc/passwd"), None);
+        fs::write(versions.find(&one).unwrap(), "damaged").unwrap();
+        assert_eq!(versions.find(&one), None);
+        versions.keep_only(&HashSet::new());
+        assert_eq!(fs::read_dir(folder.path().join("components")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn without_a_folder_nothing_is_kept() {
+        let versions = Versions::within(None);
+        versions.keep(Path::new("/nowhere"), "").unwrap();
+        assert_eq!(versions.find("a"), None);
+    }
+}

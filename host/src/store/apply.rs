@@ -1,0 +1,300 @@
+//! Changes into tables, within one transaction.
+
+use std::{collections::HashMap, sync::Arc};
+
+use redb::{ReadableTable, Table, WriteTransaction};
+
+use super::{
+    AT_BROKER, Change, DEAD, INBOX, INSTALLED, Inbox, META, OUTBOX, PROBATION, QUARANTINE, Record, SNAPSHOT, STATE,
+    SUBSCRIPTIONS, Written, cost,
+    record::{self, Kind, Label},
+};
+use crate::{
+    clock::{Age, Stamp},
+    message::{Message, Qos},
+};
+
+type Messages<'t> = Table<'t, (&'static str, u64), &'static [u8]>;
+type Values<'t> = Table<'t, (&'static str, &'static str), &'static [u8]>;
+
+/// The open tables, and what is counted beside them.
+struct Tables<'t> {
+    outbox: Messages<'t>,
+    inbox: Messages<'t>,
+    quarantine: Messages<'t>,
+    probation: Messages<'t>,
+    dead: Messages<'t>,
+    state: Values<'t>,
+    snapshot: Values<'t>,
+    inboxes: &'t mut HashMap<Arc<str>, Inbox>,
+    bytes: &'t mut u64,
+    written: Written,
+    last_seq: u64,
+    last_number: u64,
+    now: Stamp,
+}
+
+/// Makes all changes, in order.
+pub(super) fn apply<'a>(
+    transaction: &WriteTransaction,
+    changes: impl IntoIterator<Item = &'a Change>,
+    now: Stamp,
+    inboxes: &mut HashMap<Arc<str>, Inbox>,
+    bytes: &mut u64,
+) -> Result<Written, redb::Error> {
+    let mut subscriptions = transaction.open_table(SUBSCRIPTIONS)?;
+    let mut at_broker = transaction.open_table(AT_BROKER)?;
+    let mut installed_table = transaction.open_table(INSTALLED)?;
+    let mut tables = Tables {
+        outbox: transaction.open_table(OUTBOX)?,
+        inbox: transaction.open_table(INBOX)?,
+        quarantine: transaction.open_table(QUARANTINE)?,
+        probation: transaction.open_table(PROBATION)?,
+        dead: transaction.open_table(DEAD)?,
+        state: transaction.open_table(STATE)?,
+        snapshot: transaction.open_table(SNAPSHOT)?,
+        inboxes,
+        bytes,
+        written: Written::default(),
+        last_seq: 0,
+        last_number: 0,
+        now,
+    };
+    for change in changes {
+        match change {
+            Change::Subscribed(wanted) => {
+                let value = (wanted.qos == Qos::AtLeastOnce, wanted.identifier);
+                subscriptions.insert((&*wanted.plugin, wanted.filter.as_str()), value)?;
+            }
+            Change::Unsubscribed { plugin, filter } => {
+                subscriptions.remove((&**plugin, filter.as_str()))?;
+            }
+            Change::AtBroker(subscription) => {
+                let value = (subscription.qos == Qos::AtLeastOnce, subscription.identifier);
+                at_broker.insert(subscription.filter.as_str(), value)?;
+            }
+            Change::NotAtBroker(filter) => {
+                at_broker.remove(filter.as_str())?;
+            }
+            Change::NothingAtBroker => at_broker.retain(|_, _| false)?,
+            Change::Installed { plugin, installed } => {
+                if let Ok(value) = postcard::to_allocvec(installed) {
+                    installed_table.insert(&**plugin, value.as_slice())?;
+                }
+            }
+            change => tables.apply(change)?,
+        }
+    }
+    let Tables { written, last_seq, last_number, .. } = tables;
+    let mut meta = transaction.open_table(META)?;
+    for (key, number) in [("last seq", last_seq), ("last number", last_number)] {
+        if number > 0 {
+            meta.insert(key, number.to_le_bytes().as_slice())?;
+        }
+    }
+    if let Ok(stamp) = postcard::to_allocvec(&now) {
+        meta.insert("stamp", stamp.as_slice())?;
+    }
+    Ok(written)
+}
+
+impl Tables<'_> {
+    /// Changes of messages and of state.
+    fn apply(&mut self, change: &Change) -> Result<(), redb::Error> {
+        match change {
+            Change::Taken { owner, seq, record } => {
+                let Some(value) = self.encode(Kind::Outbox, owner, *seq, record) else { return Ok(()) };
+                self.outbox.insert((&**owner, *seq), value.as_slice())?;
+                *self.bytes += record.message.cost() as u64;
+                self.last_seq = self.last_seq.max(*seq);
+            }
+            Change::Settled { owner, seq } => self.take_from_outbox(owner, *seq)?,
+            Change::Quarantined { owner, seq, record, reason } => {
+                self.take_from_outbox(owner, *seq)?;
+                let label = Label { reason, ..self.label(Kind::Quarantine, owner, *seq, record) };
+                if let Some(value) = record::encode(&label, &record.message) {
+                    self.quarantine.insert((&**owner, *seq), value.as_slice())?;
+                }
+            }
+            Change::Released { owner, seq } => {
+                self.quarantine.remove((&**owner, *seq))?;
+            }
+            Change::Arrived { plugin, number, message, redelivered } => {
+                let record = inbound(message);
+                let label = Label { redelivered: *redelivered, ..self.label(Kind::Inbox, plugin, *number, &record) };
+                if let Some(value) = record::encode(&label, message) {
+                    self.put_into_inbox(plugin, *number, &value)?;
+                }
+            }
+            Change::Handled { plugin, number } => self.take_from_inbox(plugin, *number)?,
+            Change::OnProbation { plugin, number, message } => {
+                self.take_from_inbox(plugin, *number)?;
+                let record = inbound(message);
+                let label = Label { redelivered: true, ..self.label(Kind::Probation, plugin, *number, &record) };
+                if let Some(value) = record::encode(&label, message) {
+                    self.probation.insert((&**plugin, *number), value.as_slice())?;
+                    self.last_number = self.last_number.max(*number);
+                }
+            }
+            Change::NotKept { plugin, number } => {
+                self.probation.remove((&**plugin, *number))?;
+            }
+            Change::Dead { plugin, number, message, attempts, reason } => {
+                self.take_from_inbox(plugin, *number)?;
+                let record = Record { number: *attempts, ..inbound(message) };
+                let label = Label { reason, ..self.label(Kind::Dead, plugin, *number, &record) };
+                if let Some(value) = record::encode(&label, message) {
+                    self.dead.insert((&**plugin, *number), value.as_slice())?;
+                    self.last_number = self.last_number.max(*number);
+                    self.limit_dead(plugin)?;
+                }
+            }
+            Change::Revived { plugin, number, arrival } => {
+                let value = self.dead.remove((&**plugin, *number))?.map(|value| value.value().to_vec());
+                let body = value.as_deref().and_then(|value| record::decode(value).ok());
+                let Some(message) = body.and_then(|(body, _)| body.message()) else { return Ok(()) };
+                let record = inbound(&message);
+                let label = Label { redelivered: true, ..self.label(Kind::Inbox, plugin, *arrival, &record) };
+                if let Some(value) = record::encode(&label, &message) {
+                    self.put_into_inbox(plugin, *arrival, &value)?;
+                }
+            }
+            Change::Buried { plugin, number } => {
+                self.dead.remove((&**plugin, *number))?;
+            }
+            Change::State { plugin, key, value: Some(value) } => {
+                self.state.insert((&**plugin, &**key), &**value)?;
+            }
+            Change::State { plugin, key, value: None } => {
+                self.state.remove((&**plugin, &**key))?;
+            }
+            Change::Snapshot { plugin } => copy(&self.state, &mut self.snapshot, plugin)?,
+            Change::Passed { plugin } => {
+                empty(&mut self.snapshot, plugin)?;
+                while let Some((number, _)) = first(&self.probation, plugin)? {
+                    self.probation.remove((&**plugin, number))?;
+                }
+            }
+            Change::RolledBack { plugin } => {
+                copy(&self.snapshot, &mut self.state, plugin)?;
+                empty(&mut self.snapshot, plugin)?;
+                while let Some((number, value)) = first(&self.probation, plugin)? {
+                    self.probation.remove((&**plugin, number))?;
+                    self.put_into_inbox(plugin, number, &value)?;
+                }
+            }
+            // In `apply` above.
+            Change::Subscribed(_)
+            | Change::Unsubscribed { .. }
+            | Change::AtBroker(_)
+            | Change::NotAtBroker(_)
+            | Change::NothingAtBroker
+            | Change::Installed { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn label<'a>(&self, kind: Kind, name: &'a str, place: u64, record: &Record) -> Label<'a> {
+        let age = u64::try_from(record.age.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Label { kind, name, place, number: record.number, age, written: self.now, redelivered: false, reason: "" }
+    }
+
+    fn encode(&self, kind: Kind, name: &str, place: u64, record: &Record) -> Option<Vec<u8>> {
+        record::encode(&self.label(kind, name, place, record), &record.message)
+    }
+
+    fn take_from_outbox(&mut self, owner: &str, seq: u64) -> Result<(), redb::Error> {
+        if let Some(old) = self.outbox.remove((owner, seq))? {
+            *self.bytes = self.bytes.saturating_sub(cost(old.value()) as u64);
+        }
+        Ok(())
+    }
+
+    /// What is over the limit drops the oldest.
+    fn put_into_inbox(&mut self, plugin: &Arc<str>, number: u64, value: &[u8]) -> Result<(), redb::Error> {
+        self.take_from_inbox(plugin, number)?;
+        self.inbox.insert((&**plugin, number), value)?;
+        self.last_number = self.last_number.max(number);
+        let held = self.inboxes.entry(plugin.clone()).or_insert(Inbox { bytes: 0, limit: usize::MAX });
+        held.bytes += cost(value);
+        *self.bytes += cost(value) as u64;
+        let mut dropped = 0;
+        while held.bytes > held.limit {
+            let Some((oldest, value)) = first(&self.inbox, plugin)? else { break };
+            self.inbox.remove((&**plugin, oldest))?;
+            held.bytes = held.bytes.saturating_sub(cost(&value));
+            *self.bytes = self.bytes.saturating_sub(cost(&value) as u64);
+            dropped += 1;
+        }
+        if dropped > 0 {
+            self.written.dropped.push((plugin.clone(), dropped));
+        }
+        Ok(())
+    }
+
+    fn take_from_inbox(&mut self, plugin: &str, number: u64) -> Result<(), redb::Error> {
+        if let Some(old) = self.inbox.remove((plugin, number))? {
+            let size = cost(old.value());
+            *self.bytes = self.bytes.saturating_sub(size as u64);
+            if let Some(held) = self.inboxes.get_mut(plugin) {
+                held.bytes = held.bytes.saturating_sub(size);
+            }
+        }
+        Ok(())
+    }
+
+    /// Dead letters of a plugin have as many bytes as its inbox.
+    fn limit_dead(&mut self, plugin: &Arc<str>) -> Result<(), redb::Error> {
+        let limit = self.inboxes.get(plugin).map_or(usize::MAX, |inbox| inbox.limit);
+        let mut bytes = 0;
+        for row in self.dead.range((&**plugin, 0)..=(&**plugin, u64::MAX))? {
+            bytes += cost(row?.1.value());
+        }
+        let mut buried = 0;
+        while bytes > limit {
+            let Some((oldest, value)) = first(&self.dead, plugin)? else { break };
+            self.dead.remove((&**plugin, oldest))?;
+            bytes = bytes.saturating_sub(cost(&value));
+            buried += 1;
+        }
+        if buried > 0 {
+            self.written.buried.push((plugin.clone(), buried));
+        }
+        Ok(())
+    }
+}
+
+/// An inbound message has no number of a `publish`.
+fn inbound(message: &Message) -> Record {
+    Record { message: message.clone(), number: 0, age: Age::new() }
+}
+
+/// The oldest of a plugin's messages.
+fn first(table: &Messages<'_>, plugin: &str) -> Result<Option<(u64, Vec<u8>)>, redb::Error> {
+    let first = table.range((plugin, 0)..=(plugin, u64::MAX))?.next().transpose()?;
+    Ok(first.map(|(key, value)| (key.value().1, value.value().to_vec())))
+}
+
+/// What one table has of a plugin takes the place of what the other has.
+fn copy(from: &Values<'_>, to: &mut Values<'_>, plugin: &str) -> Result<(), redb::Error> {
+    empty(to, plugin)?;
+    for row in from.range((plugin, "")..)? {
+        let (key, value) = row?;
+        let (owner, key) = key.value();
+        if owner != plugin {
+            break;
+        }
+        to.insert((plugin, key), value.value())?;
+    }
+    Ok(())
+}
+
+fn empty(table: &mut Values<'_>, plugin: &str) -> Result<(), redb::Error> {
+    loop {
+        let first = table.range((plugin, "")..)?.next().transpose()?;
+        let key =
+            first.and_then(|(key, _)| Some(key.value()).filter(|key| key.0 == plugin).map(|key| key.1.to_owned()));
+        let Some(key) = key else { return Ok(()) };
+        table.remove((plugin, key.as_str()))?;
+    }
+}

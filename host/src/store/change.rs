@@ -1,0 +1,342 @@
+//! What is kept, and what changes it.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    clock::{Age, Stamp},
+    message::{Message, Qos},
+    router::Subscription,
+    topic::TopicFilter,
+};
+
+/// What an earlier run left.
+#[derive(Debug, Default)]
+pub struct Restored {
+    /// The highest number of a message in the outbox.
+    pub last_seq: u64,
+    /// The highest number of a message in an inbox.
+    pub last_number: u64,
+    /// What waits for the broker, by plugin.
+    pub outbox: Vec<Waiting>,
+    /// What waits for plugins.
+    pub inbox: Vec<Waiting>,
+    /// Who wants what.
+    pub subscriptions: Vec<Wanted>,
+    /// What the broker has acknowledged.
+    pub at_broker: Vec<Subscription>,
+    /// What the broker does not bear.
+    pub quarantined: Vec<Quarantined>,
+    /// Plugins of which more is kept.
+    pub plugins: Vec<Arc<str>>,
+    /// What happened to a damaged file.
+    pub damage: Option<String>,
+    /// The last moment an earlier run knew of.
+    pub last: Option<Stamp>,
+}
+
+/// Messages of one plugin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// The plugin's name.
+    pub name: Arc<str>,
+    /// How many.
+    pub messages: u64,
+    /// Their cost.
+    pub bytes: usize,
+}
+
+/// A plugin's subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The plugin's name.
+    pub plugin: Arc<str>,
+    /// What for.
+    pub filter: TopicFilter,
+    /// The QoS it wants.
+    pub qos: Qos,
+    /// The number of the filter.
+    pub identifier: u32,
+}
+
+/// A message in quarantine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quarantined {
+    /// Who published it.
+    pub owner: Arc<str>,
+    /// Its number.
+    pub seq: u64,
+    /// Where to.
+    pub topic: String,
+    /// Why it is there.
+    pub reason: String,
+}
+
+/// An outbound message as it is kept.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// The message.
+    pub message: Message,
+    /// The number `publish` gave it.
+    pub number: u32,
+    /// How long it has been waiting.
+    pub age: Age,
+}
+
+/// An outbound message as it is read.
+#[derive(Debug, Clone)]
+pub struct Taken {
+    /// Its place in the order.
+    pub seq: u64,
+    /// The rest.
+    pub record: Record,
+}
+
+/// An inbound message as it is read.
+#[derive(Debug, Clone)]
+pub struct Arrived {
+    /// Its place in the order.
+    pub number: u64,
+    /// The message.
+    pub message: Message,
+    /// It may have been handled before.
+    pub redelivered: bool,
+}
+
+/// A part of a queue.
+#[derive(Debug, Clone)]
+pub struct Page<T> {
+    /// In order.
+    pub items: Vec<T>,
+    /// There is more behind them.
+    pub more: bool,
+}
+
+/// Something that changes what is kept.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// A message was taken from a plugin.
+    Taken {
+        /// The plugin's name.
+        owner: Arc<str>,
+        /// The message's number.
+        seq: u64,
+        /// The message.
+        record: Record,
+    },
+    /// A taken message is done with.
+    Settled {
+        /// The plugin's name.
+        owner: Arc<str>,
+        /// The message's number.
+        seq: u64,
+    },
+    /// A taken message is kept aside.
+    Quarantined {
+        /// The plugin's name.
+        owner: Arc<str>,
+        /// The message's number.
+        seq: u64,
+        /// The message.
+        record: Record,
+        /// Why.
+        reason: String,
+    },
+    /// A message goes into a plugin's inbox.
+    Arrived {
+        /// The plugin's name.
+        plugin: Arc<str>,
+        /// The arrival's number.
+        number: u64,
+        /// The message.
+        message: Message,
+        /// It may have been handled before.
+        redelivered: bool,
+    },
+    /// A plugin has handled a message of its inbox.
+    Handled {
+        /// The plugin's name.
+        plugin: Arc<str>,
+        /// The arrival's number.
+        number: u64,
+    },
+    /// A plugin wants messages.
+    Subscribed(Wanted),
+    /// It does not any more.
+    Unsubscribed {
+        /// The plugin's name.
+        plugin: Arc<str>,
+        /// What for.
+        filter: TopicFilter,
+    },
+    /// The broker has acknowledged a subscription.
+    AtBroker(Subscription),
+    /// The broker does not have it any more.
+    NotAtBroker(TopicFilter),
+    /// The broker has lost the session.
+    NothingAtBroker,
+    /// A plugin has written a key of its state, or taken it away.
+    State {
+        /// The plugin's name.
+        plugin: Arc<str>,
+        /// Under which name.
+        key: ByteString,
+        /// None: taken away.
+        value: Option<Bytes>,
+    },
+    /// Another version of a plugin is in force.
+    Installed {
+        /// The plugin's name.
+        plugin: Arc<str>,
+        /// Which.
+        installed: Installed,
+    },
+    /// A plugin's state is to be kept as it is now, besides what becomes of it.
+    Snapshot {
+        /// The plugin's name.
+        plugin: Arc<str>,
+    },
+    /// A version on probation has handled a message, which is kept for the one before.
+    OnProbation {
+        /// The plugin's name.
+        plugin: Arc<str>,
+        /// The arrival's number.
+        number: u64,
+        /// The message.
+        message: Message,
+    },
+    /// One of those is kept no longer.
+    NotKept {
+        /// The plugin's name.
+        plugin: Arc<str>,
+        /// The arrival's number.
+        number: u64,
+    },
+    /// The version stands: snapshot and kept messages go.
+    Passed {
+        /// The plugin's name.
+        plugin: Arc<str>,
+    },
+    /// It does not: the snapshot is the state again, the kept messages are in the inbox again.
+    RolledBack {
+        /// The plugin's name.
+        plugin: Arc<str>,
+    },
+    /// A plugin could not handle a message.
+    Dead {
+        /// The plugin's name.
+        plugin: Arc<str>,
+        /// The arrival's number.
+        number: u64,
+        /// The message.
+        message: Message,
+        /// How often it was tried.
+        attempts: u32,
+        /// Why the last attempt failed.
+        reason: String,
+    },
+    /// A dead letter goes into the inbox again, as a new arrival.
+    Revived {
+        /// The plugin's name.
+        plugin: Arc<str>,
+        /// Its number.
+        number: u64,
+        /// Its new number.
+        arrival: u64,
+    },
+    /// A dead letter goes.
+    Buried {
+        /// The plugin's name.
+        plugin: Arc<str>,
+        /// Its number.
+        number: u64,
+    },
+    /// A message in quarantine goes.
+    Released {
+        /// Who published it.
+        owner: Arc<str>,
+        /// Its number.
+        seq: u64,
+    },
+}
+
+/// Which version of a plugin is in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Installed {
+    /// The digest of the configured file when this was decided.
+    pub configured: String,
+    /// The digest of the version in force.
+    pub current: String,
+    /// The digest of the one before.
+    pub previous: Option<String>,
+    /// The version in force is on probation.
+    pub probation: Option<OnProbation>,
+}
+
+/// What a probation needs to go on after the end of the process.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OnProbation {
+    /// Its `start` has returned.
+    pub has_started: bool,
+    /// What the version before handed over.
+    #[serde(with = "serde_bytes")]
+    pub handed_over: Option<Vec<u8>>,
+}
+
+/// What is kept of one plugin besides its messages.
+#[derive(Debug, Clone, Default)]
+pub struct Saved {
+    /// Which version is in force, if that was ever decided.
+    pub installed: Option<Installed>,
+    /// Its durable state.
+    pub state: Entries,
+    /// The state at the begin of the probation.
+    pub snapshot: Entries,
+    /// What the version on probation has handled, in order.
+    pub kept: Vec<Arrived>,
+    /// What it has subscribed to.
+    pub subscriptions: Vec<TopicFilter>,
+}
+
+/// Keys and values of a plugin's state.
+pub type Entries = BTreeMap<ByteString, Bytes>;
+
+/// A message that a plugin could not handle.
+#[derive(Debug, Clone)]
+pub struct DeadLetter {
+    /// The plugin's name.
+    pub plugin: Arc<str>,
+    /// Its number.
+    pub number: u64,
+    /// The message.
+    pub message: Message,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// Why the last attempt failed.
+    pub reason: String,
+    /// How long ago.
+    pub age: Duration,
+}
+
+impl Change {
+    /// It puts a message in that is newer than these.
+    pub(super) fn is_after(&self, last_seq: u64, last_number: u64) -> bool {
+        match self {
+            Self::Taken { seq, .. } => *seq > last_seq,
+            Self::Arrived { number, .. } => *number > last_number,
+            _ => false,
+        }
+    }
+}
+
+/// What a write did beside what it was asked for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Oldest messages of inboxes that had to go, by plugin.
+    pub dropped: Vec<(Arc<str>, u64)>,
+    /// Oldest dead letters that had to go.
+    pub buried: Vec<(Arc<str>, u64)>,
+}
