@@ -34,6 +34,26 @@ pub(crate) enum Command {
     Build(BuildArgs),
     /// Say whether a component can run here.
     Check(CheckArgs),
+    /// List the plugins of the running host.
+    Ps(PsArgs),
+    /// The same, again and again.
+    Top(TopArgs),
+    /// Print the running host's log.
+    Logs(LogsArgs),
+    /// Put another component in place of a plugin's.
+    Swap(SwapArgs),
+    /// Bring a plugin's version before back.
+    Rollback(NameArgs),
+    /// Stop a plugin; its messages wait for it.
+    Stop(NameArgs),
+    /// Start a plugin that was stopped or quarantined.
+    Start(NameArgs),
+    /// Say whether a plugin may publish or subscribe, and why.
+    Explain(ExplainArgs),
+    /// Messages that plugins could not handle.
+    DeadLetters(DeadLettersArgs),
+    /// Messages the broker closes the connection over.
+    Quarantine(QuarantineArgs),
 }
 
 #[derive(Debug, Args)]
@@ -142,6 +162,128 @@ pub(crate) struct BuildArgs {
 pub(crate) struct CheckArgs {
     /// The component.
     pub(crate) file: PathBuf,
+    /// One JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which running host.
+#[derive(Debug, Args)]
+pub(crate) struct HostArgs {
+    /// Its socket [default: the configuration's].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Its configuration.
+    #[arg(long, value_name = "FILE", default_value = "alphorn.toml")]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PsArgs {
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+    /// One JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+    /// The pause between two tables.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
+    pub(crate) every: std::time::Duration,
+    /// End after so many tables.
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// Of this plugin only.
+    pub(crate) name: Option<String>,
+    /// Go on with what comes.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// So many of the last lines; the host keeps 1000.
+    #[arg(short = 'n', long, default_value = "1000")]
+    pub(crate) lines: usize,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SwapArgs {
+    /// The plugin.
+    pub(crate) name: String,
+    /// The component to put in place.
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NameArgs {
+    /// The plugin.
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ActionArg {
+    Publish,
+    Subscribe,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// The plugin.
+    pub(crate) name: String,
+    /// What it wants to do.
+    pub(crate) action: ActionArg,
+    /// The topic, or the filter.
+    pub(crate) topic: String,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Settle {
+    /// Show them.
+    List,
+    /// Try them once more.
+    Retry,
+    /// Throw them away.
+    Drop,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeadLettersArgs {
+    /// What to do with them.
+    #[arg(default_value = "list")]
+    pub(crate) action: Settle,
+    /// Of this plugin only; `retry` and `drop` need it.
+    pub(crate) name: Option<String>,
+    /// This one only.
+    pub(crate) number: Option<u64>,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+    /// One JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct QuarantineArgs {
+    /// What to do with them; `retry` sends them after all.
+    #[arg(default_value = "list")]
+    pub(crate) action: Settle,
+    /// Of this plugin only.
+    pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
     /// One JSON object.
     #[arg(long)]
     pub(crate) json: bool,

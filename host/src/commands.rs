@@ -2,14 +2,21 @@
 
 use std::io::IsTerminal;
 
+pub(crate) mod act;
+mod ask;
 pub(crate) mod build;
 pub(crate) mod check;
 mod client;
+pub(crate) mod dead_letters;
 pub(crate) mod dev;
 pub(crate) mod doctor;
+pub(crate) mod explain;
 mod files;
+pub(crate) mod logs;
 mod print;
+pub(crate) mod ps;
 pub(crate) mod publish;
+pub(crate) mod quarantine;
 pub(crate) mod run;
 pub(crate) mod sub;
 

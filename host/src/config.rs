@@ -17,6 +17,7 @@ use std::{
 
 use self::file::{File, Limit};
 use crate::{
+    control::LONGEST_PATH,
     grants::Grants,
     journal::Commit,
     link::{BackoffSettings, LinkSettings, Profile, Secret, TlsSettings, Version, WhenFull},
@@ -28,6 +29,8 @@ use crate::{
 pub struct Config {
     /// How long a shutdown may take.
     pub shutdown_grace: Duration,
+    /// Where the running host can be asked.
+    pub socket: SocketConfig,
     /// The connection and its outbox.
     pub link: LinkSettings,
     /// What becomes of a message that finds no room in the outbox.
@@ -38,6 +41,15 @@ pub struct Config {
     pub plugins: BTreeMap<String, PluginConfig>,
     /// What the file asks for and this version does not do, to be said at the start.
     pub warnings: Vec<String>,
+}
+
+/// `[host] socket`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketConfig {
+    /// Where.
+    pub path: PathBuf,
+    /// Somebody wrote it down, so there must be one.
+    pub is_explicit: bool,
 }
 
 /// What is kept on disk, and how.
@@ -166,6 +178,7 @@ impl Config {
         let mut warnings = file.not_yet();
         let disk = disk(&file, folder)?;
         let link = link(&file, folder, environment, &mut warnings)?;
+        let socket = socket(file.host.socket.as_deref(), folder)?;
         let mut plugins = BTreeMap::new();
         for (name, plugin) in file.plugins {
             check_name(&name)?;
@@ -187,13 +200,24 @@ impl Config {
             file::WhenFull::Block => WhenFull::Block,
         };
         let shutdown_grace = file.host.shutdown_grace.get();
-        Ok(Self { shutdown_grace, link, when_full, disk, plugins, warnings })
+        Ok(Self { shutdown_grace, socket, link, when_full, disk, plugins, warnings })
     }
 }
 
 /// The environment, as far as it is text; what is not can't be meant for us.
 pub fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// The default of `[host] socket`.
+pub const SOCKET: &str = "/run/alphorn.sock";
+
+fn socket(configured: Option<&Path>, folder: &Path) -> Result<SocketConfig, String> {
+    let path = configured.map_or_else(|| SOCKET.into(), |path| folder.join(path));
+    if path.as_os_str().len() > LONGEST_PATH {
+        return Err(format!("host.socket: {} is longer than {LONGEST_PATH} bytes, the longest a socket's path can be", path.display()));
+    }
+    Ok(SocketConfig { path, is_explicit: configured.is_some() })
 }
 
 /// The default of `[host] data_dir`.

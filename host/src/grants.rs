@@ -65,6 +65,50 @@ impl Grants {
         self.subscribe.iter().any(|grant| self.reaches(grant, first) && grant.contains(filter))
     }
 
+    /// Whether a topic may be published to, and why.
+    pub fn explain_publish(&self, topic: &str) -> Result<String, String> {
+        let topic = TopicName::parse(topic).map_err(|cause| format!("`{topic}` is not a topic: {cause}"))?;
+        let first = topic.levels().next().unwrap_or_default();
+        self.explain(&self.publish, "publish", topic.as_str(), first, &|grant| grant.matches(&topic))
+    }
+
+    /// Whether a filter may be subscribed to, and why.
+    pub fn explain_subscribe(&self, filter: &str) -> Result<String, String> {
+        let filter =
+            TopicFilter::parse(filter.to_owned()).map_err(|cause| format!("`{filter}` is not a topic filter: {cause}"))?;
+        let first = filter.levels().next().unwrap_or_default();
+        self.explain(&self.subscribe, "subscribe", filter.as_str(), first, &|grant| grant.contains(&filter))
+    }
+
+    fn explain(
+        &self,
+        grants: &[TopicFilter],
+        key: &str,
+        topic: &str,
+        first: &str,
+        covers: &dyn Fn(&TopicFilter) -> bool,
+    ) -> Result<String, String> {
+        if let Some(grant) = grants.iter().find(|grant| self.reaches(grant, first) && covers(grant)) {
+            return Ok(format!("`{topic}` is granted by `{grant}` in `{key}`"));
+        }
+        if grants.is_empty() {
+            return Err(format!("`{topic}` is not granted: `{key}` lists nothing, and what is not listed is denied"));
+        }
+        if is_reserved(first) {
+            return Err(format!(
+                "`{topic}` is not granted: `{first}/…` is reserved, so it takes a filter in `{key}` that begins with \
+                 that level, and `reserved = true`"
+            ));
+        }
+        let listed: Vec<_> = grants.iter().map(|grant| format!("`{grant}`")).collect();
+        let partly = |grant: &&TopicFilter| TopicFilter::parse(topic.to_owned()).is_ok_and(|topic| topic.contains(grant));
+        let hint = match grants.iter().find(partly) {
+            Some(grant) => format!("; it is wider than `{grant}`, and has to lie within"),
+            None => String::new(),
+        };
+        Err(format!("`{topic}` is not granted: `{key}` lists {}{hint}", listed.join(", ")))
+    }
+
     /// The filters it may publish to, for messages.
     pub fn publish(&self) -> &[TopicFilter] {
         &self.publish
@@ -120,6 +164,22 @@ mod tests {
         let none = Grants::default();
         assert!(!may_publish(&none, "a"));
         assert!(!may_subscribe(&none, "a"));
+    }
+
+    #[test]
+    fn it_can_be_explained() {
+        let all = grants(&["a/+", "$aws/x"], &["a/b"], true).unwrap();
+        assert_eq!(all.explain_publish("a/b").unwrap(), "`a/b` is granted by `a/+` in `publish`");
+        for (explained, words) in [
+            (all.explain_publish("a/b/c"), "lists `a/+`, `$aws/x`"),
+            (all.explain_publish("a/#"), "not a topic"),
+            (all.explain_publish("$aws/y"), "is reserved"),
+            (all.explain_subscribe("a/+"), "wider than `a/b`"),
+            (Grants::default().explain_subscribe("a"), "lists nothing"),
+        ] {
+            let why = explained.unwrap_err();
+            assert!(why.contains(words), "{why}");
+        }
     }
 
     #[test]

@@ -86,6 +86,11 @@ impl Host {
         Ok(host)
     }
 
+    /// The device's name at the broker.
+    pub fn client_id(&self) -> &str {
+        &self.surroundings.client_id
+    }
+
     /// The running link.
     pub fn link(&self) -> &Arc<Link> {
         &self.link

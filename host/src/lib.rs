@@ -6,6 +6,7 @@
 pub mod builder;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod doctor;
 pub mod grants;
 pub mod host;
@@ -15,6 +16,7 @@ pub mod message;
 pub mod outbox;
 pub mod plugin;
 pub mod rate;
+pub mod recent;
 pub mod router;
 pub mod store;
 pub mod topic;

@@ -7,10 +7,11 @@ mod signals;
 
 use std::process::ExitCode;
 
+use alphorn::recent::Recent;
 use clap::Parser;
 use cli::{Cli, Command};
 use exit::Failure;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -21,7 +22,8 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    log_to_stderr(&cli);
+    let recent = Recent::new();
+    log_to_stderr(&cli, recent.clone());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(cause) => return Failure::new(exit::OS, anyhow::Error::new(cause).context("no threads")).report(),
@@ -29,11 +31,21 @@ fn main() -> ExitCode {
     let result = runtime.block_on(async {
         match cli.command {
             Command::Dev(args) => commands::dev::dev(args).await,
-            Command::Run(args) => commands::run::run(args).await,
+            Command::Run(args) => commands::run::run(args, recent).await,
             Command::Doctor(args) => commands::doctor::doctor(args).await,
             Command::Sub(args) => commands::sub::sub(args).await,
             Command::Pub(args) => commands::publish::publish(args).await,
             Command::Build(args) => commands::build::build(args).await,
+            Command::Ps(args) => commands::ps::ps(args).await,
+            Command::Top(args) => commands::ps::top(args).await,
+            Command::Logs(args) => commands::logs::logs(args).await,
+            Command::Swap(args) => commands::act::swap(args).await,
+            Command::Rollback(args) => commands::act::rollback(args).await,
+            Command::Stop(args) => commands::act::stop(args).await,
+            Command::Start(args) => commands::act::start(args).await,
+            Command::Explain(args) => commands::explain::explain(args).await,
+            Command::DeadLetters(args) => commands::dead_letters::dead_letters(args).await,
+            Command::Quarantine(args) => commands::quarantine::quarantine(args).await,
             Command::Check(args) => commands::check::check(&args),
         }
     });
@@ -45,7 +57,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn log_to_stderr(cli: &Cli) {
+fn log_to_stderr(cli: &Cli, recent: Recent) {
     let level = match i16::from(cli.verbose) - i16::from(cli.quiet) {
         ..=-2 => "error",
         -1 => "warn",
@@ -61,10 +73,8 @@ fn log_to_stderr(cli: &Cli) {
         }
     }
     let colour = commands::colour(&std::io::stderr());
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(filter)
-        .with_target(false)
-        .with_ansi(colour)
-        .init();
+    // The one without colours first: both share what it makes of the spans.
+    let kept = tracing_subscriber::fmt::layer().with_target(false).with_ansi(false).with_writer(recent);
+    let shown = tracing_subscriber::fmt::layer().with_target(false).with_ansi(colour).with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(filter).with(kept).with(shown).init();
 }

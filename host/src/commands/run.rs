@@ -1,14 +1,16 @@
 //! `alphorn run`: the device's daemon.
 
 use alphorn::{
-    config::{Config, Overrides},
+    config::{Config, Overrides, SocketConfig},
+    control::{Control, ControlError},
     host::{self, Host},
+    recent::Recent,
 };
-use std::{convert::Infallible, path::Path};
+use std::{convert::Infallible, io::ErrorKind, path::Path, sync::Arc};
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::Signal;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::files::Files;
 use crate::{
@@ -17,7 +19,7 @@ use crate::{
     signals::{self, Ending},
 };
 
-pub(crate) async fn run(args: RunArgs) -> Result<(), Failure> {
+pub(crate) async fn run(args: RunArgs, recent: Recent) -> Result<(), Failure> {
     let mut ending = Ending::new()?;
     let config =
         Config::load(&args.config, &Overrides::default()).map_err(|error| Failure::new(exit::CONFIG, error))?;
@@ -28,13 +30,15 @@ pub(crate) async fn run(args: RunArgs) -> Result<(), Failure> {
         plugins = config.plugins.keys().map(String::as_str).collect::<Vec<_>>().join(","),
         "alphorn starts"
     );
+    let socket = open_socket(&config.socket)?;
     let host = tokio::select! {
-        host = Host::start(config) => host?,
+        host = Host::start(config) => Arc::new(host?),
         signal = ending.next() => {
             info!("{signal} before the plugins had started");
             return Ok(());
         }
     };
+    let serving = socket.map(|socket| socket.serve(host.clone(), recent));
     let mut hangup = signals::hangup()?;
     let files = Files::watch(host.components().await);
     tell_service_manager(NotifyState::Ready);
@@ -43,8 +47,24 @@ pub(crate) async fn run(args: RunArgs) -> Result<(), Failure> {
         never = reload_when_told(&host, &args.config, &mut hangup, files) => match never {},
     };
     told?;
+    drop(serving);
     end(&host, &mut ending).await;
     Ok(())
+}
+
+/// The socket. One that nobody asked for need not be had.
+fn open_socket(config: &SocketConfig) -> Result<Option<Control>, Failure> {
+    match Control::bind(&config.path) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error) if !config.is_explicit => {
+            warn!("{error}; `alphorn ps` and the like won't work");
+            Ok(None)
+        }
+        Err(error) => {
+            let is_denied = matches!(&error, ControlError::Refused { cause, .. } if cause.kind() == ErrorKind::PermissionDenied);
+            Err(Failure::new(if is_denied { exit::NO_PERMISSION } else { exit::CONFIG }, error))
+        }
+    }
 }
 
 /// SIGHUP reads the configuration again; a component's file that is replaced takes over.

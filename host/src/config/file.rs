@@ -21,7 +21,7 @@ pub(super) struct File {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Host {
     pub(super) data_dir: Option<PathBuf>,
-    socket: Option<PathBuf>,
+    pub(super) socket: Option<PathBuf>,
     pub(super) shutdown_grace: Span,
 }
 
@@ -214,7 +214,6 @@ impl File {
             outbox.storage == Storage::Memory && outbox.max_bytes == BytesLimit::Unlimited,
             "outbox.max_bytes = \"unlimited\": in memory that is 256 MiB",
         );
-        say(self.host.socket.is_some(), "host.socket: not in this version; there is no local socket");
         for (name, plugin) in &self.plugins {
             let mut say = |asked: bool, what: &str| say(asked, &format!("plugins.{name}.{what}"));
             say(

@@ -1,0 +1,46 @@
+//! `alphorn explain`: whether a plugin may, and why.
+
+use alphorn::{
+    config::{Config, Overrides},
+    control::{
+        self, Connection,
+        protocol::{Action, Answer, Request},
+    },
+};
+use anyhow::{Context, anyhow};
+
+use super::{
+    ask::{checked, socket, unexpected},
+    print,
+};
+use crate::{
+    cli::{ActionArg, ExplainArgs},
+    exit::{self, Failure},
+};
+
+pub(crate) async fn explain(args: ExplainArgs) -> Result<(), Failure> {
+    let action = match args.action {
+        ActionArg::Publish => Action::Publish,
+        ActionArg::Subscribe => Action::Subscribe,
+    };
+    // What is in force counts; without a host, what would be.
+    let answer = match Connection::open(&socket(&args.host)?).await {
+        Ok(mut host) => {
+            let request = Request::Explain { name: args.name.clone(), action, topic: args.topic.clone() };
+            host.ask(&request).await.map_err(|error| Failure::new(exit::UNAVAILABLE, error))?
+        }
+        Err(no_host) if args.host.socket.is_some() || !args.host.config.exists() => {
+            return Err(Failure::new(exit::UNAVAILABLE, no_host));
+        }
+        Err(_) => {
+            let config = Config::load(&args.host.config, &Overrides::default());
+            let config = config.map_err(|error| Failure::new(exit::CONFIG, error))?;
+            let plugin = config.plugins.get(&args.name);
+            let plugin = plugin.ok_or_else(|| Failure::new(exit::USAGE, anyhow!("no plugin is called `{}`", args.name)))?;
+            control::explain(&plugin.grants, action, &args.topic)
+        }
+    };
+    let Answer::Explained { allowed, why } = checked(answer)? else { return Err(unexpected()) };
+    print::line(&format!("{}: {why}", if allowed { "yes" } else { "no" })).context("stdout is closed")?;
+    if allowed { Ok(()) } else { Err(Failure::said(exit::NO_PERMISSION)) }
+}

@@ -1,0 +1,222 @@
+//! What is said over the socket: one request a line, then answers, a line each, all JSON.
+
+use serde::{Deserialize, Serialize};
+
+/// What can be asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// How everything is.
+    Ps,
+    /// The file's component takes the place of the running one.
+    Swap {
+        /// The plugin.
+        name: String,
+        /// An absolute path.
+        file: String,
+    },
+    /// The version before comes back.
+    Rollback {
+        /// The plugin.
+        name: String,
+    },
+    /// No instance for now.
+    Stop {
+        /// The plugin.
+        name: String,
+    },
+    /// An instance again.
+    Start {
+        /// The plugin.
+        name: String,
+    },
+    /// Whether the plugin may publish or subscribe, and why.
+    Explain {
+        /// The plugin.
+        name: String,
+        /// What it wants to do.
+        action: Action,
+        /// The topic, or the filter.
+        topic: String,
+    },
+    /// Messages that could not be handled.
+    DeadLetters {
+        /// Of this plugin only.
+        name: Option<String>,
+    },
+    /// Tries them again, or drops them.
+    SettleLetters {
+        /// The plugin.
+        name: String,
+        /// This one only.
+        number: Option<u64>,
+        /// Or else they are dropped.
+        again: bool,
+    },
+    /// Messages the broker does not bear.
+    Quarantine,
+    /// Sends them after all, or drops them.
+    SettleQuarantine {
+        /// Of this plugin only.
+        name: Option<String>,
+        /// Or else they are dropped.
+        again: bool,
+    },
+    /// The last lines of the log.
+    Logs {
+        /// Of this plugin only.
+        name: Option<String>,
+        /// At most so many.
+        lines: usize,
+        /// And those to come.
+        follow: bool,
+    },
+}
+
+/// What a plugin may want.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// To send to a topic.
+    Publish,
+    /// To receive what a filter matches.
+    Subscribe,
+}
+
+/// What comes back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "kebab-case")]
+pub enum Answer {
+    /// It is done. So many things were concerned.
+    Done {
+        /// How many.
+        count: usize,
+    },
+    /// It is not done.
+    Failed {
+        /// What kind of failure.
+        kind: Failure,
+        /// In words.
+        text: String,
+    },
+    /// How everything is.
+    Status(Box<Status>),
+    /// Whether, and why.
+    Explained {
+        /// Whether.
+        allowed: bool,
+        /// Why.
+        why: String,
+    },
+    /// Dead letters.
+    Letters {
+        /// The oldest first.
+        letters: Vec<Letter>,
+    },
+    /// Messages in quarantine.
+    Quarantined {
+        /// The oldest first.
+        messages: Vec<Quarantined>,
+    },
+    /// A line of the log.
+    Line {
+        /// As it was logged.
+        text: String,
+    },
+}
+
+/// Kinds of failure, each with an exit code of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Failure {
+    /// No such plugin, no such thing to do.
+    Usage,
+    /// The component can't be used.
+    Data,
+    /// It can't be had now.
+    Unavailable,
+}
+
+/// How the host is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The host's version.
+    pub version: String,
+    /// The device's name at the broker.
+    pub client_id: String,
+    /// `up`, or why not.
+    pub link: String,
+    /// For how long, in milliseconds.
+    pub link_since_ms: u64,
+    /// Its plugins, by name.
+    pub plugins: Vec<PluginRow>,
+}
+
+/// How a plugin is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PluginRow {
+    /// Its name.
+    pub name: String,
+    /// Where it is in its life.
+    pub state: String,
+    /// For how long, in milliseconds.
+    pub since_ms: u64,
+    /// The version in force.
+    pub version: Option<String>,
+    /// SHA-256 of its component.
+    pub digest: Option<String>,
+    /// The version before.
+    pub previous: Option<String>,
+    /// Messages handled.
+    pub handled: u64,
+    /// Messages given up.
+    pub dead: u64,
+    /// How often it failed.
+    pub faults: u64,
+    /// How often a version took over.
+    pub swaps: u64,
+    /// Calls into it.
+    pub calls: u64,
+    /// Time in them, in microseconds.
+    pub busy_us: u64,
+    /// Bytes of its memories and tables.
+    pub memory: usize,
+    /// Messages in its mailbox.
+    pub mailbox: usize,
+    /// Messages of it that the broker has not acknowledged.
+    pub outbox: usize,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+}
+
+/// A dead letter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Letter {
+    /// The plugin it was for.
+    pub plugin: String,
+    /// Its number.
+    pub number: u64,
+    /// Where it was published.
+    pub topic: String,
+    /// Bytes of its payload.
+    pub bytes: usize,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// How long ago that was, in milliseconds.
+    pub age_ms: u64,
+    /// Why the last attempt failed.
+    pub reason: String,
+}
+
+/// A message in quarantine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantined {
+    /// Who published it.
+    pub plugin: String,
+    /// Its number.
+    pub number: u64,
+    /// Where to.
+    pub topic: String,
+    /// Why it is there.
+    pub reason: String,
+}
