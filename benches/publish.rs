@@ -20,6 +20,7 @@ use alphorn::{
     host::Host,
     link::{self, Client, ClientOptions, Item, Link, Mailbox, Notice, TlsSettings, WhenFull},
     message::Qos,
+    plugin::compile::Compiler,
     topic::TopicFilter,
 };
 use alphorn_dev_broker::DevBroker;
@@ -133,7 +134,7 @@ async fn through_a_plugin(broker: &DevBroker, guest: &Path, qos: Qos, watch: &mu
          [plugins.flood.limits]\npublish_rate = \"unlimited\"\n",
         qos as u8
     );
-    let host = Host::start(config(broker, "plugin", &plugin)?).await?;
+    let host = Host::start(config(broker, "plugin", &plugin)?, Compiler::InProcess).await?;
     let rate = watch.rate().await;
     host.shutdown().await;
     rate

@@ -12,6 +12,7 @@ mod bed;
 mod broker;
 mod config;
 mod guests;
+mod host;
 mod program;
 mod proxy;
 mod scripted;
@@ -28,7 +29,8 @@ pub(crate) use self::{
     bed::Bed,
     broker::{Broker, Mosquitto, Ready, free_ports, needs},
     config::Config,
-    guests::{guest, plugin, target_dir},
+    guests::{guest, plugin, target_dir, version},
+    host::Host,
     program::{Program, Signal},
     proxy::{Mood, Proxy},
     scripted::{

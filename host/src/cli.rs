@@ -34,6 +34,9 @@ pub(crate) enum Command {
     Build(BuildArgs),
     /// Say whether a component can run here.
     Check(CheckArgs),
+    /// Compile one component, for the host.
+    #[command(hide = true)]
+    CompileComponent(CompileComponentArgs),
     /// List the plugins of the running host.
     Ps(PsArgs),
     /// The same, again and again.
@@ -287,4 +290,14 @@ pub(crate) struct QuarantineArgs {
     /// One JSON object.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompileComponentArgs {
+    pub(crate) input: PathBuf,
+    pub(crate) output: PathBuf,
+    /// Bytes.
+    pub(crate) memory: u64,
+    /// CPU time.
+    pub(crate) seconds: u64,
 }

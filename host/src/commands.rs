@@ -2,11 +2,14 @@
 
 use std::io::IsTerminal;
 
+use alphorn::plugin::compile::Compiler;
+
 pub(crate) mod act;
 mod ask;
 pub(crate) mod build;
 pub(crate) mod check;
 mod client;
+pub(crate) mod compile_component;
 pub(crate) mod dead_letters;
 pub(crate) mod dev;
 pub(crate) mod doctor;
@@ -19,6 +22,11 @@ pub(crate) mod publish;
 pub(crate) mod quarantine;
 pub(crate) mod run;
 pub(crate) mod sub;
+
+/// Components are compiled by a child of this program, whatever has become of its file.
+fn compiler() -> Compiler {
+    Compiler::Child("/proc/self/exe".into())
+}
 
 /// Whether what goes there may be coloured: a terminal, and nobody asked for none.
 pub(crate) fn colour(to: &impl IsTerminal) -> bool {

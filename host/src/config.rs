@@ -21,6 +21,7 @@ use crate::{
     grants::Grants,
     journal::Commit,
     link::{BackoffSettings, LinkSettings, Profile, Secret, TlsSettings, Version, WhenFull},
+    plugin::compile::CompileLimits,
     rate::Rate,
 };
 
@@ -99,6 +100,8 @@ pub struct Limits {
     pub inbox_bytes: usize,
     /// What its durable state may hold, in bytes; 0: there is none.
     pub state_bytes: usize,
+    /// What compiling it may take.
+    pub compile: CompileLimits,
     /// How long a new version is on probation.
     pub probation_time: Duration,
     /// After how many messages it has stood it.
@@ -215,7 +218,10 @@ pub const SOCKET: &str = "/run/alphorn.sock";
 fn socket(configured: Option<&Path>, folder: &Path) -> Result<SocketConfig, String> {
     let path = configured.map_or_else(|| SOCKET.into(), |path| folder.join(path));
     if path.as_os_str().len() > LONGEST_PATH {
-        return Err(format!("host.socket: {} is longer than {LONGEST_PATH} bytes, the longest a socket's path can be", path.display()));
+        return Err(format!(
+            "host.socket: {} is longer than {LONGEST_PATH} bytes, the longest a socket's path can be",
+            path.display()
+        ));
     }
     Ok(SocketConfig { path, is_explicit: configured.is_some() })
 }
@@ -371,6 +377,13 @@ fn limits(limits: &file::Limits) -> Result<Limits, String> {
         mailbox_bytes: bytes(limits.mailbox.bytes),
         inbox_bytes: bytes(limits.inbox_bytes),
         state_bytes: bytes(limits.state_bytes),
+        compile: CompileLimits {
+            time: limits.compile.time.get(),
+            memory: match limits.compile.memory {
+                Limit::Bytes(bytes) => bytes.get() as u64,
+                Limit::Unlimited => u64::MAX,
+            },
+        },
         probation_time: limits.probation.time.get(),
         probation_messages: limits.probation.messages,
         retry_max: limits.retry.max,

@@ -27,11 +27,11 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
+use self::protocol::{Answer, Failure, Request};
 pub use self::{
     answers::explain,
     client::{Connection, NoHost},
 };
-use self::protocol::{Answer, Failure, Request};
 use crate::{host::Host, recent::Recent};
 
 /// The longest request.

@@ -74,8 +74,8 @@ impl Grants {
 
     /// Whether a filter may be subscribed to, and why.
     pub fn explain_subscribe(&self, filter: &str) -> Result<String, String> {
-        let filter =
-            TopicFilter::parse(filter.to_owned()).map_err(|cause| format!("`{filter}` is not a topic filter: {cause}"))?;
+        let filter = TopicFilter::parse(filter.to_owned())
+            .map_err(|cause| format!("`{filter}` is not a topic filter: {cause}"))?;
         let first = filter.levels().next().unwrap_or_default();
         self.explain(&self.subscribe, "subscribe", filter.as_str(), first, &|grant| grant.contains(&filter))
     }
@@ -101,7 +101,8 @@ impl Grants {
             ));
         }
         let listed: Vec<_> = grants.iter().map(|grant| format!("`{grant}`")).collect();
-        let partly = |grant: &&TopicFilter| TopicFilter::parse(topic.to_owned()).is_ok_and(|topic| topic.contains(grant));
+        let partly =
+            |grant: &&TopicFilter| TopicFilter::parse(topic.to_owned()).is_ok_and(|topic| topic.contains(grant));
         let hint = match grants.iter().find(partly) {
             Some(grant) => format!("; it is wider than `{grant}`, and has to lie within"),
             None => String::new(),

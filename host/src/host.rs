@@ -16,7 +16,7 @@ use crate::{
     config::{Config, DiskConfig, PluginConfig},
     journal::JournalSettings,
     link::{self, Disk, Link},
-    plugin::{PluginHandle, Surroundings, SwapError, Versions, engine::Engine},
+    plugin::{PluginHandle, Surroundings, SwapError, Versions, compile::Compiler, engine::Engine},
     store::{Store, StoreError, StoreSettings},
 };
 
@@ -48,7 +48,7 @@ struct Fixed {
 impl Host {
     /// Starts all plugins, then lets the link connect: a session that the broker has kept
     /// finds its readers in place.
-    pub async fn start(mut config: Config) -> Result<Self, StartError> {
+    pub async fn start(mut config: Config, compiler: Compiler) -> Result<Self, StartError> {
         for warning in &config.warnings {
             warn!("{warning}");
         }
@@ -61,7 +61,7 @@ impl Host {
         let link = Arc::new(Link::start(config.link, disk).context("the link's thread does not start")?);
         link.forget_others(&config.plugins.keys().map(String::as_str).collect::<Vec<_>>());
         let surroundings = Surroundings {
-            engine: Engine::new().context("the WebAssembly engine does not start")?,
+            engine: Engine::new(compiler, data_dir.as_deref()).context("the WebAssembly engine does not start")?,
             link: link.clone(),
             versions: Versions::within(data_dir.as_deref()),
             client_id,
@@ -201,8 +201,12 @@ impl Host {
         for (_, plugin, _) in self.plugins().await {
             digests.extend(plugin.digests());
         }
-        let versions = self.surroundings.versions.clone();
-        let _ = tokio::task::spawn_blocking(move || versions.keep_only(&digests)).await;
+        let (versions, engine) = (self.surroundings.versions.clone(), self.surroundings.engine.clone());
+        let tidy = move || {
+            versions.keep_only(&digests);
+            engine.keep_only(&digests);
+        };
+        let _ = tokio::task::spawn_blocking(tidy).await;
     }
 }
 

@@ -22,6 +22,10 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS };
         }
     };
+    // As small a process as can be: it runs under limits.
+    if let Command::CompileComponent(args) = &cli.command {
+        return commands::compile_component::compile(args);
+    }
     let recent = Recent::new();
     log_to_stderr(&cli, recent.clone());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -46,7 +50,8 @@ fn main() -> ExitCode {
             Command::Explain(args) => commands::explain::explain(args).await,
             Command::DeadLetters(args) => commands::dead_letters::dead_letters(args).await,
             Command::Quarantine(args) => commands::quarantine::quarantine(args).await,
-            Command::Check(args) => commands::check::check(&args),
+            Command::Check(args) => commands::check::check(&args).await,
+            Command::CompileComponent(_) => Ok(()),
         }
     });
     // A thread that is stuck in a system call must not keep the process.

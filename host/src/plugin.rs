@@ -17,6 +17,7 @@
 //!   more than `restart.max` faults within `restart.within` ─┴─► Failed (quarantined)
 //! ```
 
+pub mod compile;
 pub mod component;
 pub mod engine;
 mod handle;

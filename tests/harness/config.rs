@@ -60,6 +60,11 @@ impl Config {
         self.folder.join(&self.data_dir)
     }
 
+    /// Where the host can be asked.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.join(format!("{}.sock", self.data_dir))
+    }
+
     /// `[link]` without these keys.
     #[must_use]
     pub(crate) fn without(mut self, keys: &[&str]) -> Self {
@@ -72,15 +77,21 @@ impl Config {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("alphorn-{}.toml", NEXT.fetch_add(1, Ordering::Relaxed));
         let path = self.folder.join(name);
+        self.write_to(&path)?;
+        Ok(path)
+    }
+
+    /// Writes it to this file.
+    pub(crate) fn write_to(&self, path: &Path) -> Result<()> {
         let link: Vec<_> = self.link.values().map(String::as_str).collect();
         // Where the test has a section [host], the folder goes into it.
-        let data_dir = format!("[host]\ndata_dir = {:?}\n", self.data_dir);
+        let socket = self.socket();
+        let data_dir = format!("[host]\ndata_dir = {:?}\nsocket = {socket:?}\n", self.data_dir);
         let rest = match self.rest.split_once("[host]\n") {
             Some((before, host)) => format!("{before}{data_dir}{host}"),
             None => format!("{data_dir}{}", self.rest),
         };
         let text = format!("[link]\n{}\n{rest}", link.join("\n"));
-        std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-        Ok(path)
+        std::fs::write(path, text).with_context(|| format!("write {}", path.display()))
     }
 }

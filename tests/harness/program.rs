@@ -21,6 +21,7 @@ pub(crate) struct Program {
 pub(crate) enum Signal {
     Term,
     Int,
+    Hup,
 }
 
 /// What the environment of whoever runs the tests must not change.
@@ -103,6 +104,14 @@ impl Program {
         self.stderr.look(|lines| lines.join("\n"))
     }
 
+    /// The memory it has, in bytes.
+    pub(crate) fn resident(&self) -> Result<usize> {
+        let id = self.child.id().context("it has ended already")?;
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse::<usize>()? * 1024)
+    }
+
     /// The time it has computed so far; the kernel counts hundredths of a second.
     pub(crate) fn cpu(&self) -> Result<std::time::Duration> {
         let id = self.child.id().context("it has ended already")?;
@@ -117,6 +126,7 @@ impl Program {
         let name = match signal {
             Signal::Term => "TERM",
             Signal::Int => "INT",
+            Signal::Hup => "HUP",
         };
         let sent = std::process::Command::new("sh").args(["-c", &format!("kill -{name} {id}")]).status()?;
         ensure!(sent.success(), "kill -{name} {id}: {sent}");

@@ -1,6 +1,7 @@
 //! `alphorn check`: whether a component can run here.
 
 use alphorn::plugin::{
+    compile::CompileLimits,
     component::{self, About},
     engine::Engine,
 };
@@ -13,9 +14,11 @@ use crate::{
     exit::{self, Failure},
 };
 
-pub(crate) fn check(args: &CheckArgs) -> Result<(), Failure> {
-    let engine = Engine::new().context("the WebAssembly engine does not start")?;
-    let loaded = component::load(&engine, &args.file).map_err(|error| Failure::new(exit::DATA, error))?;
+pub(crate) async fn check(args: &CheckArgs) -> Result<(), Failure> {
+    let engine = Engine::new(super::compiler(), None).context("the WebAssembly engine does not start")?;
+    let loaded = component::load(&engine, &args.file, CompileLimits::default())
+        .await
+        .map_err(|error| Failure::new(exit::DATA, error))?;
     report(&loaded.about, args.json)
 }
 

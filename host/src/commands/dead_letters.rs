@@ -19,7 +19,8 @@ pub(crate) async fn dead_letters(args: DeadLettersArgs) -> Result<(), Failure> {
         Settle::Retry => true,
         Settle::Drop => false,
     };
-    let name = args.name.ok_or_else(|| Failure::new(exit::USAGE, anyhow!("name the plugin whose dead letters are meant")))?;
+    let name =
+        args.name.ok_or_else(|| Failure::new(exit::USAGE, anyhow!("name the plugin whose dead letters are meant")))?;
     let request = Request::SettleLetters { name, number: args.number, again };
     let Answer::Done { count } = ask(&args.host, &request).await? else { return Err(unexpected()) };
     let what = if again { "tried again" } else { "dropped" };

@@ -78,7 +78,7 @@ async fn start(args: DevArgs) -> Result<Session, Failure> {
             info!("the configuration's plugin `{}` is replaced by {}", project.name, project.folder.display());
         }
     }
-    let host = Host::start(config).await?;
+    let host = Host::start(config, super::compiler()).await?;
     Ok(Session { host, projects, watch, broker })
 }
 

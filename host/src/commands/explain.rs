@@ -36,7 +36,8 @@ pub(crate) async fn explain(args: ExplainArgs) -> Result<(), Failure> {
             let config = Config::load(&args.host.config, &Overrides::default());
             let config = config.map_err(|error| Failure::new(exit::CONFIG, error))?;
             let plugin = config.plugins.get(&args.name);
-            let plugin = plugin.ok_or_else(|| Failure::new(exit::USAGE, anyhow!("no plugin is called `{}`", args.name)))?;
+            let plugin =
+                plugin.ok_or_else(|| Failure::new(exit::USAGE, anyhow!("no plugin is called `{}`", args.name)))?;
             control::explain(&plugin.grants, action, &args.topic)
         }
     };

@@ -56,7 +56,8 @@ fn headline(status: &Status) -> String {
 }
 
 fn table(status: &Status) -> String {
-    let head = ["NAME", "STATE", "SINCE", "VERSION", "HANDLED", "DEAD", "FAULTS", "SWAPS", "WAITING", "MEMORY", "LAST ERROR"];
+    let head =
+        ["NAME", "STATE", "SINCE", "VERSION", "HANDLED", "DEAD", "FAULTS", "SWAPS", "WAITING", "MEMORY", "LAST ERROR"];
     print::table(
         &head,
         status.plugins.iter().map(|row| {

@@ -32,7 +32,7 @@ pub(crate) async fn run(args: RunArgs, recent: Recent) -> Result<(), Failure> {
     );
     let socket = open_socket(&config.socket)?;
     let host = tokio::select! {
-        host = Host::start(config) => Arc::new(host?),
+        host = Host::start(config, super::compiler()) => Arc::new(host?),
         signal = ending.next() => {
             info!("{signal} before the plugins had started");
             return Ok(());
@@ -61,7 +61,8 @@ fn open_socket(config: &SocketConfig) -> Result<Option<Control>, Failure> {
             Ok(None)
         }
         Err(error) => {
-            let is_denied = matches!(&error, ControlError::Refused { cause, .. } if cause.kind() == ErrorKind::PermissionDenied);
+            let is_denied =
+                matches!(&error, ControlError::Refused { cause, .. } if cause.kind() == ErrorKind::PermissionDenied);
             Err(Failure::new(if is_denied { exit::NO_PERMISSION } else { exit::CONFIG }, error))
         }
     }

@@ -144,6 +144,7 @@ pub(super) struct Limits {
     pub(super) state_bytes: BytesLimit,
     pub(super) retry: Retry,
     pub(super) restart: Restart,
+    pub(super) compile: Compile,
     pub(super) probation: Probation,
 }
 
@@ -166,6 +167,13 @@ pub(super) struct Retry {
 pub(super) struct Restart {
     pub(super) max: u32,
     pub(super) within: Span,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Compile {
+    pub(super) time: Span,
+    pub(super) memory: BytesLimit,
 }
 
 #[derive(Debug, PartialEq, Eq, Deserialize)]
@@ -340,6 +348,7 @@ impl Default for Limits {
             state_bytes: BytesLimit::Bytes(Bytes::kib(1024)),
             retry: Retry::default(),
             restart: Restart::default(),
+            compile: Compile::default(),
             probation: Probation::default(),
         }
     }
@@ -360,6 +369,12 @@ impl Default for Retry {
 impl Default for Restart {
     fn default() -> Self {
         Self { max: 5, within: Span::seconds(60) }
+    }
+}
+
+impl Default for Compile {
+    fn default() -> Self {
+        Self { time: Span::seconds(120), memory: BytesLimit::Bytes(Bytes::kib(1024 * 1024)) }
     }
 }
 

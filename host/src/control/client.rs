@@ -50,7 +50,9 @@ impl Connection {
 
     /// The next answer.
     pub async fn next(&mut self) -> Result<Answer, NoHost> {
-        let line = self.answers.next_line().await.and_then(|line| line.ok_or_else(|| io::ErrorKind::UnexpectedEof.into()));
-        line.and_then(|line| Ok(serde_json::from_str(&line)?)).map_err(|cause| NoHost { path: self.path.clone(), cause })
+        let line =
+            self.answers.next_line().await.and_then(|line| line.ok_or_else(|| io::ErrorKind::UnexpectedEof.into()));
+        line.and_then(|line| Ok(serde_json::from_str(&line)?))
+            .map_err(|cause| NoHost { path: self.path.clone(), cause })
     }
 }

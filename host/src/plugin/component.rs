@@ -2,14 +2,19 @@
 
 use std::{
     fmt::Write as _,
-    fs,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use sha2::{Digest, Sha256};
-use wasmtime::component::Component;
+use tracing::{debug, info};
 
-use super::{bindings::PluginPre, engine::Engine, imports::GuestState};
+use super::{
+    bindings::PluginPre,
+    compile::{CompileError, CompileLimits},
+    engine::Engine,
+    imports::GuestState,
+};
 
 /// A component that can run here.
 #[derive(Clone)]
@@ -59,6 +64,14 @@ pub enum ComponentError {
         /// The file.
         path: PathBuf,
     },
+    /// Not to be compiled here, or not within its limits.
+    #[error("{}: {cause}", path.display())]
+    Compile {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        cause: CompileError,
+    },
     /// Broken, or beyond what the engine takes.
     #[error("{} is not a valid component: {cause}", path.display())]
     Invalid {
@@ -96,9 +109,9 @@ pub enum ComponentError {
 /// The interface a plugin exports.
 const GUEST: &str = "alphorn:plugin/guest@0.1.0";
 
-/// Reads, compiles and checks a component. Takes its time: call it off the async threads.
-pub fn load(engine: &Engine, path: &Path) -> Result<Loaded, ComponentError> {
-    let bytes = fs::read(path).map_err(|cause| ComponentError::Read { path: path.into(), cause })?;
+/// Reads, compiles and checks a component.
+pub async fn load(engine: &Engine, path: &Path, limits: CompileLimits) -> Result<Loaded, ComponentError> {
+    let bytes = tokio::fs::read(path).await.map_err(|cause| ComponentError::Read { path: path.into(), cause })?;
     let path = path.to_owned();
     // The preamble: `\0asm`, then a version that tells modules (1) from components (13).
     match bytes.get(..8) {
@@ -106,13 +119,26 @@ pub fn load(engine: &Engine, path: &Path) -> Result<Loaded, ComponentError> {
         Some([0, b'a', b's', b'm', ..]) => {}
         _ => return Err(ComponentError::NotWasm { path, begin: beginning(&bytes) }),
     }
-    let component = Component::new(&engine.engine, &bytes)
-        .map_err(|cause| ComponentError::Invalid { path: path.clone(), cause: format!("{cause:#}") })?;
+    let (size, digest) = (bytes.len(), hexadecimal(&Sha256::digest(&bytes)));
+    let begin = Instant::now();
+    // Fails only when the semaphore is closed, which nobody does.
+    let turn = engine.turns.acquire().await.ok();
+    let compiled = engine.compiling.compile(&engine.engine, bytes, &digest, limits).await;
+    drop(turn);
+    let (component, was_kept) = compiled.map_err(|cause| match cause {
+        CompileError::Invalid(cause) => ComponentError::Invalid { path: path.clone(), cause },
+        cause => ComponentError::Compile { path: path.clone(), cause },
+    })?;
+    if was_kept {
+        debug!(?path, "compiled before");
+    } else {
+        info!("compiled {} in {} ms", path.display(), begin.elapsed().as_millis());
+    }
     let kind = component.component_type();
     let about = About {
         path: path.clone(),
-        size: bytes.len(),
-        digest: hexadecimal(&Sha256::digest(&bytes)),
+        size,
+        digest,
         imports: kind.imports(&engine.engine).map(|(name, _)| name.to_owned()).collect(),
         exports: kind.exports(&engine.engine).map(|(name, _)| name.to_owned()).collect(),
     };

@@ -1,7 +1,9 @@
 //! The wasmtime engine: its one configuration, what it lends, and the epoch ticker.
 
 use std::{
+    collections::HashSet,
     fmt,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -10,12 +12,17 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::Semaphore;
 use wasmtime::{
     Config,
     component::{HasSelf, Linker},
 };
 
-use super::{bindings::Plugin, imports::GuestState};
+use super::{
+    bindings::Plugin,
+    compile::{Compiler, Compiling},
+    imports::GuestState,
+};
 
 /// How often a running guest lets others run, and so how exactly deadlines are kept.
 const TICK: Duration = Duration::from_millis(10);
@@ -26,6 +33,9 @@ pub struct Engine {
     pub(super) engine: wasmtime::Engine,
     pub(super) linker: Arc<Linker<GuestState>>,
     ticker: Arc<Ticker>,
+    pub(super) compiling: Arc<Compiling>,
+    /// So many compile at a time.
+    pub(super) turns: Arc<Semaphore>,
 }
 
 /// Advances the engine's epoch while a guest runs, and sleeps otherwise.
@@ -39,7 +49,8 @@ pub(super) struct Running(Arc<Ticker>);
 
 impl Engine {
     /// Makes the engine and what it lends to guests.
-    pub fn new() -> anyhow::Result<Self> {
+    /// `data_dir`: where what was compiled is kept, if anywhere.
+    pub fn new(compiler: Compiler, data_dir: Option<&Path>) -> anyhow::Result<Self> {
         let engine = wasmtime::Engine::new(&config())?;
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
@@ -66,7 +77,14 @@ impl Engine {
         })?;
         let ticker = Arc::new(Ticker { running: AtomicUsize::new(0), thread: thread.thread().clone() });
         sender.send(ticker.clone())?;
-        Ok(Self { engine, linker: Arc::new(linker), ticker })
+        let compiling = Arc::new(Compiling::new(compiler, &engine, data_dir));
+        let turns = Arc::new(Semaphore::new(thread::available_parallelism().map_or(1, usize::from)));
+        Ok(Self { engine, linker: Arc::new(linker), ticker, compiling, turns })
+    }
+
+    /// Forgets what was compiled of all others.
+    pub fn keep_only(&self, digests: &HashSet<String>) {
+        self.compiling.keep_only(digests);
     }
 
     /// Keeps the epoch advancing until dropped.
@@ -97,7 +115,7 @@ impl fmt::Debug for Engine {
 }
 
 /// All settings in one place: a compiled component is bound to each of them.
-fn config() -> Config {
+pub(super) fn config() -> Config {
     let mut config = Config::new();
     config.wasm_component_model(true);
     config.epoch_interruption(true);

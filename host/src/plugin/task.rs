@@ -8,7 +8,6 @@ mod swap;
 
 use std::{
     collections::VecDeque,
-    path::PathBuf,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Instant,
 };
@@ -24,8 +23,7 @@ use super::{
     bindings::exports::alphorn::plugin::guest::{
         Event, Failure, Refused, StartInfo, StartReason, StopReason, Undelivered,
     },
-    component::{self, ComponentError, Loaded},
-    engine::Engine,
+    component::Loaded,
     handle::{Request, Surroundings},
     imports::{About, Lent},
     instance::{Fault, Instance},
@@ -598,13 +596,6 @@ fn about(name: &str, config: &PluginConfig, surroundings: &Surroundings) -> Abou
         grants: config.grants.clone(),
         config: config.config.clone(),
     }
-}
-
-/// Reads and compiles off the async threads.
-pub(super) async fn load(engine: Engine, path: PathBuf) -> Result<Loaded, ComponentError> {
-    let file = path.clone();
-    let loaded = tokio::task::spawn_blocking(move || component::load(&engine, &file)).await;
-    loaded.unwrap_or_else(|panic| Err(ComponentError::Invalid { path, cause: panic.to_string() }))
 }
 
 async fn receive(running: Option<&mut Running>) -> Option<Item> {

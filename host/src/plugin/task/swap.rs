@@ -22,14 +22,14 @@ use tracing::{info, warn};
 use super::{
     super::{
         bindings::exports::alphorn::plugin::guest::{StartInfo, StartReason, StopReason},
-        component::{ComponentError, Loaded},
+        component::{self, ComponentError, Loaded},
         handle::{Swap, SwapError},
         imports::Lent,
         lifecycle::State,
         probation::Probation,
         versions::digest,
     },
-    Task, about, load,
+    Task, about,
 };
 use crate::{
     config::PluginConfig,
@@ -295,7 +295,8 @@ impl Task {
     }
 
     async fn load(&mut self, path: PathBuf) -> Result<Loaded, ComponentError> {
-        load(self.surroundings.engine.clone(), path).await
+        let (engine, limits) = (self.surroundings.engine.clone(), self.config.limits.compile);
+        component::load(&engine, &path, limits).await
     }
 
     /// Loads a file, and keeps a copy for a roll-back after the end of the process.

@@ -1,0 +1,55 @@
+//! The running host, asked by its socket as the commands ask it.
+
+use alphorn::control::{
+    Connection,
+    protocol::{Answer, Letter, PluginRow, Request, Status},
+};
+use anyhow::bail;
+
+use super::{Config, Context as _, Result, soon};
+
+/// A connection to the socket of a host.
+pub(crate) struct Host(Connection);
+
+impl Host {
+    pub(crate) async fn of(config: &Config) -> Result<Self> {
+        Ok(Self(Connection::open(&config.socket()).await?))
+    }
+
+    pub(crate) async fn ask(&mut self, request: &Request) -> Result<Answer> {
+        Ok(soon("an answer of the host", self.0.ask(request)).await??)
+    }
+
+    pub(crate) async fn status(&mut self) -> Result<Status> {
+        match self.ask(&Request::Ps).await? {
+            Answer::Status(status) => Ok(*status),
+            other => bail!("{other:?}"),
+        }
+    }
+
+    pub(crate) async fn plugin(&mut self, name: &str) -> Result<PluginRow> {
+        let status = self.status().await?;
+        status.plugins.into_iter().find(|row| row.name == name).with_context(|| format!("no {name}"))
+    }
+
+    /// Ok, or the words of the failure.
+    pub(crate) async fn does(&mut self, request: Request) -> Result<Result<usize, String>> {
+        match self.ask(&request).await? {
+            Answer::Done { count } => Ok(Ok(count)),
+            Answer::Failed { text, .. } => Ok(Err(text)),
+            other => bail!("{other:?}"),
+        }
+    }
+
+    pub(crate) async fn swap(&mut self, name: &str, file: &std::path::Path) -> Result<Result<usize, String>> {
+        let file = file.to_string_lossy().into_owned();
+        self.does(Request::Swap { name: name.to_owned(), file }).await
+    }
+
+    pub(crate) async fn dead_letters(&mut self) -> Result<Vec<Letter>> {
+        match self.ask(&Request::DeadLetters { name: None }).await? {
+            Answer::Letters { letters } => Ok(letters),
+            other => bail!("{other:?}"),
+        }
+    }
+}

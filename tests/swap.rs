@@ -1,0 +1,236 @@
+//! Another version takes over: nothing is lost, nothing is repeated that was handled, and one
+//! that fails on probation never happened.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use alphorn::control::protocol::Request;
+
+use crate::harness::{Bed, Config, Context as _, Host, Program, Result, ensure, version};
+
+/// Counts what it handles.
+fn keeper(more_config: &str, limits: &str) -> String {
+    format!(
+        r#"
+        [plugins.keeper]
+        component = "keeper.wasm"
+        publish = ["out"]
+        subscribe = ["in", "other"]
+        config = {{ to = "out", filters = "in", {more_config} }}
+        limits = {{ publish_rate = "unlimited", {limits} }}
+        "#
+    )
+}
+
+/// A host with a keeper that has started.
+struct Running {
+    bed: Bed,
+    config: Config,
+    host: Program,
+    socket: Host,
+}
+
+impl Running {
+    async fn start(more_config: &str, limits: &str) -> Result<Self> {
+        let bed = Bed::start().await?;
+        let config = bed.config(&keeper(more_config, limits));
+        let host = Program::run(&config)?;
+        host.log(&["connect success"]).await?;
+        let socket = Host::of(&config).await?;
+        Ok(Self { bed, config, host, socket })
+    }
+
+    fn version(&self, number: u8) -> Result<PathBuf> {
+        self.bed.file(&format!("version-{number}.wasm"), version("keeper", number)?)
+    }
+}
+
+#[tokio::test]
+async fn a_counter_is_handed_over_and_the_next_message_finds_the_new_version() -> Result<()> {
+    let mut running = Running::start("", "").await?;
+    let watcher = running.bed.watch("out").await?;
+    let mut client = running.bed.client().await?;
+    client.publish("in", b"a").await?;
+    watcher.payload("a 1 first").await?;
+    let file = running.version(1)?;
+    running.socket.swap("keeper", &file).await?.map_err(anyhow::Error::msg)?;
+    watcher.payload("* start: swap at 1, stored 1, spoiled true").await?;
+    client.publish("in", b"b").await?;
+    watcher.payload("b 2 swap").await?;
+    let row = running.socket.plugin("keeper").await?;
+    assert_eq!((row.state.as_str(), row.handled, row.swaps), ("probation", 2, 1));
+    assert_ne!(row.version, row.previous);
+    assert_eq!((running.bed.connections(), running.host.logged(&["connection lost"])), (1, 0));
+    running.host.stop().await
+}
+
+#[tokio::test]
+async fn a_successor_that_traps_on_its_fifth_message_is_rolled_back_and_the_old_version_handles_all_five() -> Result<()>
+{
+    let mut running = Running::start("trap_on = \"5\"", "").await?;
+    let watcher = running.bed.watch("out").await?;
+    let mut client = running.bed.client().await?;
+    client.publish("in", b"0").await?;
+    watcher.payload("0 1 first").await?;
+    let file = running.version(1)?;
+    running.socket.swap("keeper", &file).await?.map_err(anyhow::Error::msg)?;
+    for number in 1..=4 {
+        client.publish("in", number.to_string().as_bytes()).await?;
+        watcher.payload(&format!("{number} {} swap", number + 1)).await?;
+    }
+    client.publish("in", b"5").await?;
+    running.host.log(&["ERROR", "on probation failed", "trapped"]).await?;
+    // With its own hand-over, and the state as it was.
+    watcher.payload("* start: rollback at 1, stored 1, spoiled false").await?;
+    for number in 1..=5 {
+        watcher.payload(&format!("{number} {} rollback redelivered", number + 1)).await?;
+    }
+    client.publish("in", b"6").await?;
+    watcher.payload("6 7 rollback").await?;
+    let handled: Vec<_> = watcher.payloads().into_iter().filter(|line| line.contains("rollback")).skip(1).collect();
+    assert_eq!(handled.len(), 6, "{handled:?}");
+    assert!(handled.is_sorted(), "{handled:?}");
+    let row = running.socket.plugin("keeper").await?;
+    assert!(row.state == "running" && row.last_error.is_some_and(|error| error.contains("trapped")), "{:?}", row.state);
+    running.host.stop().await
+}
+
+#[tokio::test]
+async fn a_probation_that_is_stood_makes_the_new_version_permanent_and_releases_what_it_did_not_ask_for() -> Result<()>
+{
+    let mut running =
+        Running::start("on_swap_filters = \"other\"", "probation = { time = \"1h\", messages = 3 }").await?;
+    let watcher = running.bed.watch("out").await?;
+    let mut client = running.bed.client().await?;
+    watcher.ready("out").await.ok();
+    let file = running.version(1)?;
+    running.socket.swap("keeper", &file).await?.map_err(anyhow::Error::msg)?;
+    for number in 1..=3 {
+        client.publish("in", number.to_string().as_bytes()).await?;
+        watcher.payload(&format!("{number} {number} swap")).await?;
+    }
+    running.host.log(&["the probation is over"]).await?;
+    // A restart runs it, though the configured file is the old one.
+    let version = running.socket.plugin("keeper").await?.version;
+    running.host.stop().await?;
+    let mut again = Program::run(&running.config)?;
+    again.log(&["connect success"]).await?;
+    let mut socket = Host::of(&running.config).await?;
+    let row = socket.plugin("keeper").await?;
+    assert_eq!((row.version, row.state.as_str()), (version, "running"));
+    // And the one before can still come back.
+    socket.does(Request::Rollback { name: "keeper".to_owned() }).await?.map_err(anyhow::Error::msg)?;
+    client.publish("in", b"4").await?;
+    watcher.payload("4 4 swap").await?;
+    again.stop().await
+}
+
+#[tokio::test]
+async fn a_roll_back_as_told_ends_the_probation() -> Result<()> {
+    let mut running = Running::start("", "").await?;
+    let watcher = running.bed.watch("out").await?;
+    let mut client = running.bed.client().await?;
+    let none = running.socket.does(Request::Rollback { name: "keeper".to_owned() }).await?.unwrap_err();
+    assert!(none.contains("no version before"), "{none}");
+    let file = running.version(1)?;
+    running.socket.swap("keeper", &file).await?.map_err(anyhow::Error::msg)?;
+    client.publish("in", b"a").await?;
+    watcher.payload("a 1 swap").await?;
+    running.socket.does(Request::Rollback { name: "keeper".to_owned() }).await?.map_err(anyhow::Error::msg)?;
+    watcher.payload("a 1 rollback redelivered").await?;
+    running.host.stop().await
+}
+
+/// What can't take over, what its start does, and the words for it.
+const BAD: [(&str, &str, &str, &str); 8] = [
+    ("text.wasm", "", "", "is not WebAssembly"),
+    ("command.wasm", "", "", "does not export alphorn:plugin/guest"),
+    ("foreign_import.wasm", "", "", "does not lend"),
+    ("", "on_swap = \"trap\"", "", "it trapped"),
+    ("", "on_swap = \"loop\"", "start_deadline = \"300ms\"", "longer than 300ms"),
+    ("", "on_swap = \"eat\"", "", "bytes of memory"),
+    ("", "on_swap = \"error\"", "", "as told"),
+    ("", "refuse = \"yes\"", "", "refused to hand over: not now"),
+];
+
+#[tokio::test]
+async fn a_bad_successor_leaves_the_old_version_serving() -> Result<()> {
+    for (file, config, limits, words) in BAD {
+        let mut running = Running::start(config, limits).await?;
+        let watcher = running.bed.watch("out").await?;
+        let mut client = running.bed.client().await?;
+        client.publish("in", b"before").await?;
+        watcher.payload("before 1 first").await?;
+        running.bed.file("text.wasm", "#!/bin/sh\n")?;
+        let file = if file.is_empty() { running.version(1)? } else { running.bed.folder().join(file) };
+        let swap = ["swap".as_ref(), "keeper".as_ref(), file.as_os_str(), "--socket".as_ref()];
+        let socket = running.config.socket();
+        let code = if config.contains("refuse") { 69 } else { 65 };
+        Program::start(&[&swap[..], &[socket.as_os_str()]].concat())?.fails(code, &[words]).await?;
+        client.publish("in", b"after").await?;
+        let line = watcher.payload_like("after 2 ").await.with_context(|| words.to_owned())?;
+        ensure!(line == "after 2 first" || line == "after 2 rollback", "{words}: {line}");
+        let row = running.socket.plugin("keeper").await?;
+        ensure!(row.state == "running", "{words}: {}", row.state);
+        ensure!(row.last_error.as_ref().is_some_and(|error| error.contains(words)), "{words}: {:?}", row.last_error);
+        running.host.stop().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_thousand_swaps_under_full_load_lose_nothing() -> Result<()> {
+    const SWAPS: u32 = 1000;
+    let mut running = Running::start("", "").await?;
+    let watcher = running.bed.watch("out").await?;
+    let files = [running.version(1)?, running.version(2)?];
+    let mut client = running.bed.client().await?;
+    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+    // As fast as the broker takes them.
+    let flow = tokio::spawn(async move {
+        let mut sent = 0_u32;
+        while stopped.try_recv().is_err() {
+            client.publish("in", format!("{sent:06}").as_bytes()).await?;
+            sent += 1;
+            // The way through is slower than this client; the broker drops what is too much.
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+        anyhow::Ok(sent)
+    });
+    let mut early = 0;
+    for (number, file) in (0..SWAPS).zip(files.iter().cycle()) {
+        running.socket.swap("keeper", file).await?.map_err(anyhow::Error::msg)?;
+        if number == SWAPS / 10 {
+            early = running.host.resident()?;
+        }
+        if number % 200 == 100 {
+            running.bed.cut().await?;
+        }
+    }
+    let _ = stop.send(());
+    let sent = flow.await??;
+    let last = format!("{:06} ", sent - 1);
+    watcher.payload_like(&last).await?;
+    running.host.stop().await?;
+    let late = running.host.logged(&["a new version took over"]);
+    ensure!(late >= SWAPS as usize, "{late} swaps");
+    // The same line twice is the broker's copy of one message of the keeper.
+    let mut lines: Vec<String> = watcher.payloads().into_iter().filter(|line| !line.starts_with('*')).collect();
+    lines.sort_by_key(|line| line.split(' ').nth(1).and_then(|count| count.parse::<u64>().ok()));
+    lines.dedup();
+    let mut seen: BTreeMap<&str, u32> = BTreeMap::new();
+    let mut newest = "";
+    for (index, line) in lines.iter().enumerate() {
+        let mut words = line.split(' ');
+        let (payload, count) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        ensure!(count == (index + 1).to_string(), "the counter is not exact: line {index} is {line:?}");
+        let times = seen.entry(payload).or_default();
+        *times += 1;
+        let is_again = line.contains("redelivered");
+        ensure!(*times == 1 || is_again, "{payload} was handled twice without a redelivery");
+        ensure!(payload > newest || is_again, "{payload} came behind {newest}");
+        newest = newest.max(payload);
+    }
+    ensure!(seen.len() == sent as usize, "{} of {sent} messages were handled", seen.len());
+    ensure!(early > 0);
+    Ok(())
+}
