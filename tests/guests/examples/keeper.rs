@@ -6,8 +6,8 @@
 use std::hint::black_box;
 
 use alphorn_guest::{
-    Delivery, Error, Failure, Plugin, Qos, Result, Start, StartReason, StopReason, config, plugin, publish, state,
-    subscribe,
+    Delivery, Error, Event, Failure, Plugin, Qos, Result, Start, StartReason, StopReason, config, error, plugin,
+    publish, state, subscribe,
 };
 use alphorn_test_guests::{filters, required, word};
 
@@ -53,6 +53,14 @@ impl Plugin for Keeper {
         let again = if delivery.redelivered { " redelivered" } else { "" };
         publish(&self.to, format!("{payload} {} {}{again}", self.count, word(self.reason)))?;
         Ok(())
+    }
+
+    fn on_event(&mut self, event: Event) {
+        if let Event::LinkUp(_) = event
+            && let Err(refusal) = publish(&self.to, "* up")
+        {
+            error!("not published: {refusal}");
+        }
     }
 
     fn stop(&mut self, reason: StopReason) -> Result<Option<Vec<u8>>> {
