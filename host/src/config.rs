@@ -21,7 +21,7 @@ use crate::{
     grants::Grants,
     journal::Commit,
     link::{BackoffSettings, LinkSettings, Profile, Secret, TlsSettings, Version, WhenFull},
-    plugin::compile::CompileLimits,
+    plugin::{Dir, Wasi, compile::CompileLimits},
     rate::Rate,
 };
 
@@ -77,6 +77,8 @@ pub struct PluginConfig {
     pub config: BTreeMap<String, String>,
     /// What it may use.
     pub limits: Limits,
+    /// What of WASI it is lent.
+    pub wasi: Wasi,
 }
 
 /// `[plugins.NAME.limits]`.
@@ -90,6 +92,8 @@ pub struct Limits {
     pub start_deadline: Duration,
     /// Publishes; a burst is one second's worth.
     pub publish_rate: Rate,
+    /// Lines in the log; a burst is one second's worth.
+    pub log_rate: Rate,
     /// Its share of the outbox, in bytes.
     pub outbox_bytes: usize,
     /// Messages that may wait for it in memory.
@@ -195,7 +199,8 @@ impl Config {
                 limits.outbox_bytes = usize::MAX;
             }
             let component = folder.join(component);
-            plugins.insert(name, PluginConfig { component, grants, config: plugin.config, limits });
+            let wasi = wasi(plugin.wasi, folder).map_err(|error| at(&error))?;
+            plugins.insert(name, PluginConfig { component, grants, config: plugin.config, limits, wasi });
         }
         let when_full = match file.outbox.when_full {
             file::WhenFull::DropNewest => WhenFull::DropNewest,
@@ -362,6 +367,25 @@ fn link(
 /// not run out of memory because its broker is away.
 const IN_MEMORY: usize = 256 * 1024 * 1024;
 
+fn wasi(wasi: file::Wasi, folder: &Path) -> Result<Wasi, String> {
+    let mut checked = Wasi { env: wasi.env, ..Wasi::default() };
+    for text in &wasi.dirs {
+        let mut dir: Dir = text.parse().map_err(|error| format!("wasi.dirs: {error}"))?;
+        dir.host = folder.join(dir.host);
+        checked.dirs.push(dir);
+    }
+    for text in &wasi.network {
+        match text.as_str() {
+            "dns" => checked.dns = true,
+            text => checked.network.push(text.parse().map_err(|error| format!("wasi.network: {error}"))?),
+        }
+    }
+    if checked.env.iter().any(|(name, value)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')) {
+        return Err("wasi.env: names have no `=`, and neither names nor values a NUL".to_owned());
+    }
+    Ok(checked)
+}
+
 fn limits(limits: &file::Limits) -> Result<Limits, String> {
     let bytes = |limit: Limit| match limit {
         Limit::Bytes(bytes) => bytes.get(),
@@ -372,6 +396,7 @@ fn limits(limits: &file::Limits) -> Result<Limits, String> {
         deadline: limits.deadline.get(),
         start_deadline: limits.start_deadline.get(),
         publish_rate: limits.publish_rate.0,
+        log_rate: limits.log_rate.0,
         outbox_bytes: bytes(limits.outbox_bytes),
         mailbox_messages: limits.mailbox.messages,
         mailbox_bytes: bytes(limits.mailbox.bytes),
@@ -524,6 +549,8 @@ mod tests {
             ("[plugins.a]\ncomponent = \"x\"\npublish = [\"a/#/b\"]", vec!["plugins.a", "a/#/b", "last level"]),
             ("[plugins.a]\ncomponent = \"x\"\npublish = [\"$aws/x\"]", vec!["reserved = true"]),
             ("[plugins.a.limits]\npublish_rate = \"fast\"", vec!["fast", "\"100/s\""]),
+            ("[plugins.a]\ncomponent = \"x\"\nwasi = { dirs = [\"a\"] }", vec!["plugins.a", "wasi.dirs", "HOST:GUEST"]),
+            ("[plugins.a]\ncomponent = \"x\"\nwasi = { network = [\"a:80\"] }", vec!["wasi.network", "10.0.0.5:502"]),
             ("[plugins.a.limits]\nmemori = \"1MiB\"", vec!["did you mean `memory`?"]),
             ("[outbox]\nwhen_full = \"drop-all\"", vec!["drop-all", "drop-newest"]),
         ] {

@@ -32,12 +32,14 @@ mod state;
 mod task;
 mod timers;
 mod versions;
+mod wasi;
 
 pub use self::{
     handle::{PluginHandle, Surroundings, SwapError},
     lifecycle::State,
     report::Report,
     versions::Versions,
+    wasi::{Dir, Reach, Wasi},
 };
 
 /// The bindings of `wit/`; the host's side.

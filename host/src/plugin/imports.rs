@@ -13,6 +13,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::{
     bindings::alphorn::plugin::{host, mqtt, state, timers, types},
+    output::Allowance,
     state::{NoRoom, State},
     timers::{MOST, Timers},
 };
@@ -31,6 +32,8 @@ pub(crate) struct GuestState {
     wasi: WasiCtx,
     table: ResourceTable,
     memory: Memory,
+    /// Lines in the log.
+    allowance: Allowance,
     /// Of the component, for the guest.
     version: String,
     pub(super) timers: Timers,
@@ -87,12 +90,13 @@ const RESOURCES: usize = 1024;
 const REFUSED: usize = 64;
 
 impl GuestState {
-    pub(super) fn new(wasi: WasiCtx, version: String, memory_limit: usize) -> Self {
+    pub(super) fn new(wasi: WasiCtx, version: String, memory_limit: usize, allowance: Allowance) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES);
         Self {
             wasi,
             table,
+            allowance,
             memory: Memory { used: 0, limit: memory_limit, refused: false },
             version,
             timers: Timers::default(),
@@ -369,6 +373,9 @@ impl host::Host for GuestState {
     /// Line by line, so that a guest can't write lines that look like the host's own.
     fn log(&mut self, level: host::Level, text: String) -> wasmtime::Result<()> {
         for line in text.lines() {
+            if !self.allowance.take() {
+                continue;
+            }
             let line = line.get(..line.floor_char_boundary(LONGEST_LINE)).unwrap_or(line);
             match level {
                 host::Level::Trace => trace!(target: "plugin", "{line}"),
@@ -482,5 +489,39 @@ impl From<Qos> for types::Qos {
             Qos::AtMostOnce => Self::AtMostOnce,
             Qos::AtLeastOnce => Self::AtLeastOnce,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wasmtime::{Instance, Module, Store};
+
+    use super::*;
+
+    /// Whether a module can be instantiated with so many bytes, and what its function `grow` says.
+    fn grows(limit: usize, text: &str) -> Option<i32> {
+        let engine = wasmtime::Engine::new(&super::super::engine::config()).unwrap();
+        let memory = Memory { used: 0, limit, refused: false };
+        let mut store = Store::new(&engine, memory);
+        store.limiter(|memory| memory);
+        store.set_epoch_deadline(1);
+        let module = Module::new(&engine, text).unwrap();
+        let instance = Instance::new(&mut store, &module, &[]).ok()?;
+        let grow = instance.get_typed_func::<(), i32>(&mut store, "grow").unwrap();
+        Some(grow.call(&mut store, ()).unwrap())
+    }
+
+    #[test]
+    fn memories_and_tables_are_counted_together() {
+        let two = r#"(module (memory $a 1) (memory $b 1) (table $t 1000 funcref)
+            (func (export "grow") (result i32) (memory.grow $b (i32.const 1))))"#;
+        let pages = |count: usize| count * 65536 + 1000 * size_of::<usize>();
+        assert_eq!(grows(pages(3), two), Some(1));
+        assert_eq!(grows(pages(3) - 1, two), Some(-1), "a third page is over the limit");
+        assert_eq!(grows(pages(2) - 1, two), None, "it does not even start");
+        let bomb = r#"(module (table $t 0 funcref)
+            (func (export "grow") (result i32) (table.grow $t (ref.null func) (i32.const 10000000))))"#;
+        assert_eq!(grows(16 * 1024 * 1024, bomb), Some(-1));
+        assert_eq!(grows(16 * 1024 * 1024, "(module (table 100000000 funcref))"), None);
     }
 }

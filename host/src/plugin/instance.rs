@@ -9,7 +9,6 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tracing::debug;
 use wasmtime::{Store, Trap};
-use wasmtime_wasi::WasiCtx;
 
 use super::{
     bindings::{
@@ -20,11 +19,11 @@ use super::{
     component::Loaded,
     engine::Engine,
     imports::{GuestState, Lent},
-    output::Output,
+    output::{Allowance, Output},
     timers::Timers,
 };
 use crate::{
-    config::Limits,
+    config::{Limits, PluginConfig},
     link::Outcome,
     message::{Message, Properties},
 };
@@ -56,9 +55,17 @@ const COPIED: usize = 1024 * 1024;
 
 impl Instance {
     /// Makes a guest ready; none of its exports has run.
-    pub(super) async fn new(engine: &Engine, loaded: &Loaded, limits: Limits, max_payload: u32) -> Result<Self, Fault> {
-        let wasi = WasiCtx::builder().stdout(Output::out()).stderr(Output::err()).build();
-        let state = GuestState::new(wasi, loaded.about.version().to_owned(), limits.memory);
+    pub(super) async fn new(
+        engine: &Engine,
+        loaded: &Loaded,
+        config: &PluginConfig,
+        max_payload: u32,
+    ) -> Result<Self, Fault> {
+        let limits = config.limits;
+        let allowance = Allowance::new(limits.log_rate);
+        let (out, err) = (Output::out(allowance.clone()), Output::err(allowance.clone()));
+        let wasi = config.wasi.context(out, err).map_err(Fault::Start)?;
+        let state = GuestState::new(wasi, loaded.about.version().to_owned(), limits.memory, allowance);
         let mut store = Store::new(&engine.engine, state);
         store.limiter(|state| state.memory());
         store.epoch_deadline_async_yield_and_update(1);

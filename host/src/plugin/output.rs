@@ -5,11 +5,12 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
+    time::Instant,
 };
 
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
-use tracing::{Span, error, info};
+use tracing::{Span, error, info, warn};
 use wasmtime_wasi::{
     async_trait,
     cli::{IsTerminal, StdoutStream},
@@ -17,31 +18,77 @@ use wasmtime_wasi::{
 };
 
 use super::imports::LONGEST_LINE;
+use crate::rate::{Bucket, Rate};
 
 /// Stdout or stderr of one guest.
 #[derive(Clone)]
 pub(super) struct Output(Arc<Mutex<Lines>>);
 
+/// How many lines a guest may write to the log; shared by all its ways of doing so. Only the
+/// guest's one task ever takes the lock.
+#[derive(Clone)]
+pub(super) struct Allowance(Arc<Mutex<Used>>);
+
+struct Used {
+    bucket: Bucket,
+    left_out: u64,
+    span: Span,
+}
+
+impl Allowance {
+    pub(super) fn new(rate: Rate) -> Self {
+        let used = Used { bucket: Bucket::new(rate, Instant::now()), left_out: 0, span: Span::current() };
+        Self(Arc::new(Mutex::new(used)))
+    }
+
+    /// Another line may be written. What was left out before is said first.
+    pub(super) fn take(&self) -> bool {
+        let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if used.bucket.take(Instant::now()).is_err() {
+            used.left_out += 1;
+            return false;
+        }
+        used.tell();
+        true
+    }
+}
+
+impl Used {
+    fn tell(&mut self) {
+        let left_out = std::mem::take(&mut self.left_out);
+        if left_out > 0 {
+            self.span.in_scope(|| warn!("{left_out} lines of it were left out (`limits.log_rate`)"));
+        }
+    }
+}
+
+impl Drop for Used {
+    fn drop(&mut self) {
+        self.tell();
+    }
+}
+
 /// Cuts what is printed into lines. All streams of an output share the line that is not
 /// ended yet; only the guest's one task ever takes the lock.
 struct Lines {
     is_error: bool,
+    allowance: Allowance,
     line: Vec<u8>,
     /// Of the plugin: streams may be written to outside of it.
     span: Span,
 }
 
 impl Output {
-    pub(super) fn out() -> Self {
-        Self::new(false)
+    pub(super) fn out(allowance: Allowance) -> Self {
+        Self::new(false, allowance)
     }
 
-    pub(super) fn err() -> Self {
-        Self::new(true)
+    pub(super) fn err(allowance: Allowance) -> Self {
+        Self::new(true, allowance)
     }
 
-    fn new(is_error: bool) -> Self {
-        Self(Arc::new(Mutex::new(Lines { is_error, line: Vec::new(), span: Span::current() })))
+    fn new(is_error: bool, allowance: Allowance) -> Self {
+        Self(Arc::new(Mutex::new(Lines { is_error, allowance, line: Vec::new(), span: Span::current() })))
     }
 
     fn take(&self, bytes: &[u8]) {
@@ -64,8 +111,11 @@ impl Lines {
     fn log(&mut self) {
         let text = String::from_utf8_lossy(&self.line);
         let text = text.trim_end();
+        if text.is_empty() || !self.allowance.take() {
+            self.line.clear();
+            return;
+        }
         self.span.in_scope(|| match text {
-            "" => {}
             text if self.is_error => error!(target: "plugin", "{text}"),
             text => info!(target: "plugin", "{text}"),
         });

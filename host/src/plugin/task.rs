@@ -271,7 +271,7 @@ impl Task {
     }
 
     async fn instantiate_with(&mut self, loaded: &Loaded, config: &PluginConfig) -> Result<Instance, Fault> {
-        Instance::new(&self.surroundings.engine, loaded, config.limits, self.surroundings.max_payload).await
+        Instance::new(&self.surroundings.engine, loaded, config, self.surroundings.max_payload).await
     }
 
     async fn start(&mut self, mut instance: Instance, info: StartInfo<'_>) -> Result<(), Fault> {

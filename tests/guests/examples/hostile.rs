@@ -1,0 +1,113 @@
+//! Does the worst a plugin can do, as a message tells it. Says on `to` what it got for it,
+//! where it lives to tell.
+
+use std::{hint::black_box, io::Write as _, thread::sleep, time::Duration};
+
+use alphorn_guest::{
+    Delivery, Event, Failure, Message, Plugin, Qos, Result, Start, StopReason, Timer, config, info, plugin, publish,
+    state, subscribe, timers,
+};
+use alphorn_test_guests::{filters, required};
+
+struct Hostile {
+    to: String,
+}
+
+#[plugin]
+impl Plugin for Hostile {
+    fn start(_: Start) -> Result<Self> {
+        for filter in filters("filters") {
+            subscribe(&filter, Qos::AtLeastOnce)?;
+        }
+        Ok(Self { to: required("to")? })
+    }
+
+    #[expect(clippy::print_stdout, reason = "a flood of it is the point")]
+    fn on_message(&mut self, delivery: Delivery) -> Result<(), Failure> {
+        let deed = String::from_utf8(delivery.message.payload)?;
+        let outcome = match deed.as_str() {
+            "loop" => loop {
+                black_box(());
+            },
+            "recurse" => recurse(0).to_string(),
+            "eat" => {
+                let mut eaten = Vec::new();
+                loop {
+                    eaten.push(black_box(vec![1_u8; 64 * 1024]));
+                }
+            }
+            "flood" => loop {
+                let _ = black_box(publish(&self.to, "flood"));
+            },
+            "chatter" => {
+                for number in 0..20_000 {
+                    info!("chatter {number}");
+                    println!("printed {number}");
+                }
+                let _ = std::io::stdout().flush();
+                "chattered".to_owned()
+            }
+            "long line" => {
+                info!("{}", "x".repeat(1_000_000));
+                "said".to_owned()
+            }
+            "subscribe" => said(subscribe("#", Qos::AtLeastOnce)),
+            "subscriptions" => {
+                let refused =
+                    (0..200).filter(|number| subscribe(&format!("mine/{number}"), Qos::AtLeastOnce).is_err()).count();
+                format!("{refused} refused")
+            }
+            "huge payload" => said(Message::new(&self.to, vec![7; 1024 * 1024]).publish()),
+            "monstrous payload" => said(Message::new(&self.to, vec![7; 100 * 1024 * 1024]).publish()),
+            "timers" => {
+                let started = (0..5000).filter(|_| timers::every(Duration::from_millis(1)).is_ok()).count();
+                format!("{started} timers")
+            }
+            "bad timer" => said(timers::after(Duration::from_millis(1))),
+            "sleep" => {
+                sleep(Duration::from_secs(100_000));
+                "woke".to_owned()
+            }
+            "long error" => return Err(Failure::drop("x".repeat(1_000_000))),
+            "state" => {
+                let mut number = 0;
+                while state::set(&format!("key {number}"), vec![0; 10_000]).is_ok() {
+                    number += 1;
+                }
+                format!("{number} kept")
+            }
+            other => other.to_owned(),
+        };
+        publish(&self.to, outcome)?;
+        Ok(())
+    }
+
+    fn on_timer(&mut self, _: Timer, _: u32) -> Result {
+        if config("bad_timer").is_some() {
+            panic!("in on_timer");
+        }
+        Ok(())
+    }
+
+    fn on_event(&mut self, event: Event) {
+        if let Event::LinkUp(_) = event {
+            let _ = publish(&self.to, "* up");
+        }
+    }
+
+    fn stop(&mut self, _: StopReason) -> Result<Option<Vec<u8>>> {
+        Ok(Some(vec![7; 4 * 1024 * 1024]))
+    }
+}
+
+fn said<T, E: std::fmt::Display>(result: Result<T, E>) -> String {
+    match result {
+        Ok(_) => "taken".to_owned(),
+        Err(error) => format!("refused: {error}"),
+    }
+}
+
+#[expect(unconditional_recursion, reason = "the point")]
+fn recurse(depth: u64) -> u64 {
+    black_box(recurse(black_box(depth + 1)) + depth)
+}

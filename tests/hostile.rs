@@ -1,0 +1,144 @@
+//! The worst a plugin can do ends as documented, and its neighbour handles every message in order.
+
+use crate::harness::{Bed, Host, Program, Result, ensure};
+
+/// Does a deed again and again while a stream of numbers goes to the neighbour; `ends`: what
+/// the log says of it, or else what the guest says it got.
+async fn does(deed: &str, config: &str, limits: &str, ends: Ends<'_>) -> Result<()> {
+    const ROUNDS: usize = 3;
+    const NUMBERS: usize = 100;
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("#").await?;
+    let plugins = format!(
+        r#"
+        [plugins.recorder]
+        component = "recorder.wasm"
+        publish = ["out"]
+        subscribe = ["in"]
+        config = {{ to = "out", filters = "in" }}
+        limits = {{ publish_rate = "unlimited" }}
+
+        [plugins.hostile]
+        component = "hostile.wasm"
+        publish = ["said"]
+        subscribe = ["deeds", "mine/#"]
+        config = {{ to = "said", filters = "deeds" {config} }}
+        limits = {{ restart = {{ max = 100, within = "1m" }}, retry = {{ max = 1 }}, {limits} }}
+        "#
+    );
+    let settings = bed.config(&plugins);
+    let mut host = Program::run(&settings)?;
+    watcher.ready("out").await?;
+    watcher.ready("said").await?;
+    let mut client = bed.client().await?;
+    for round in 1..=ROUNDS {
+        client.publish("deeds", deed.as_bytes()).await?;
+        for number in 0..NUMBERS {
+            client.publish("in", format!("{:04}", (round - 1) * NUMBERS + number).as_bytes()).await?;
+        }
+        watcher.payload(&format!("in {:04}", round * NUMBERS - 1)).await?;
+        match ends {
+            Ends::Logged(words) => drop(host.log_times(round, &[&["plugin{name=hostile}"], words].concat()).await?),
+            Ends::Said(words) => {
+                let said = |messages: &[crate::harness::Message]| {
+                    let is = |message: &&crate::harness::Message| {
+                        message.topic == "said" && String::from_utf8_lossy(&message.payload).contains(words)
+                    };
+                    (messages.iter().filter(is).count() >= round).then_some(())
+                };
+                watcher.wait_for(words, said).await?;
+            }
+        }
+    }
+    let records = watcher.records("out");
+    let records: Vec<_> = records.iter().map(|line| line.trim_end_matches(" redelivered")).collect();
+    let expected: Vec<_> = (0..ROUNDS * NUMBERS).map(|number| format!("in {number:04}")).collect();
+    ensure!(records == expected, "{records:?}");
+    let row = Host::of(&settings).await?.plugin("recorder").await?;
+    ensure!(row.faults == 0 && row.handled == (ROUNDS * NUMBERS) as u64, "{row:?}");
+    host.stop().await
+}
+
+#[derive(Clone, Copy)]
+enum Ends<'a> {
+    Logged(&'a [&'a str]),
+    Said(&'a str),
+}
+
+const SHORT: &str = "deadline = \"300ms\"";
+
+#[tokio::test]
+async fn an_endless_loop() -> Result<()> {
+    does("loop", "", SHORT, Ends::Logged(&["ERROR", "it took longer than 300ms", "starts again"])).await
+}
+
+#[tokio::test]
+async fn endless_recursion() -> Result<()> {
+    does("recurse", "", "", Ends::Logged(&["ERROR", "it trapped", "stack"])).await
+}
+
+#[tokio::test]
+async fn a_memory_bomb() -> Result<()> {
+    does("eat", "", "", Ends::Logged(&["ERROR", "limits.memory"])).await
+}
+
+#[tokio::test]
+async fn a_flood_of_publishes() -> Result<()> {
+    does("flood", "", SHORT, Ends::Logged(&["ERROR", "it took longer than 300ms"])).await
+}
+
+#[tokio::test]
+async fn a_flood_of_log_lines() -> Result<()> {
+    does("chatter", "", "", Ends::Logged(&["WARN", "were left out", "limits.log_rate"])).await
+}
+
+#[tokio::test]
+async fn a_line_without_end() -> Result<()> {
+    does("long line", "", "", Ends::Said("said")).await
+}
+
+#[tokio::test]
+async fn a_subscription_to_everything() -> Result<()> {
+    does("subscribe", "", "", Ends::Said("does not lie within")).await
+}
+
+#[tokio::test]
+async fn more_subscriptions_than_there_may_be() -> Result<()> {
+    // One of its 50 is the one it is told its deeds by.
+    does("subscriptions", "", "publish_rate = \"unlimited\"", Ends::Said("151 refused")).await
+}
+
+#[tokio::test]
+async fn a_payload_that_is_too_large() -> Result<()> {
+    does("huge payload", "", "", Ends::Said("131072")).await
+}
+
+#[tokio::test]
+async fn a_payload_of_100_megabytes() -> Result<()> {
+    does("monstrous payload", "", "memory = \"256MiB\"", Ends::Logged(&["ERROR", "it trapped"])).await
+}
+
+#[tokio::test]
+async fn timers_by_the_thousand() -> Result<()> {
+    does("timers", "", "", Ends::Said(" timers")).await
+}
+
+#[tokio::test]
+async fn a_panic_in_a_timer() -> Result<()> {
+    does("bad timer", ", bad_timer = \"yes\"", "", Ends::Logged(&["ERROR", "it trapped", "starts again"])).await
+}
+
+#[tokio::test]
+async fn a_call_that_never_returns_from_the_host() -> Result<()> {
+    does("sleep", "", SHORT, Ends::Logged(&["ERROR", "it took longer than 300ms"])).await
+}
+
+#[tokio::test]
+async fn an_error_of_a_megabyte() -> Result<()> {
+    does("long error", "", "", Ends::Logged(&["WARN", "gave a message up"])).await
+}
+
+#[tokio::test]
+async fn more_state_than_there_may_be() -> Result<()> {
+    does("state", "", "state_bytes = \"100KiB\", deadline = \"5s\"", Ends::Said("kept")).await
+}
