@@ -8,17 +8,17 @@
 //! broker works on a connection's packets in order, `bench/done` comes after all others
 //! were taken, at QoS 0 too.
 
+mod support;
+
 use std::{
-    collections::BTreeMap,
     path::Path,
     time::{Duration, Instant},
 };
 
 use alphorn::{
     builder,
-    config::{Config, Overrides},
     host::Host,
-    link::{self, Client, ClientOptions, Item, Link, Mailbox, Notice, TlsSettings, WhenFull},
+    link::{self, Client, ClientOptions, Item, Link, Mailbox, Notice, WhenFull},
     message::Qos,
     plugin::compile::Compiler,
     topic::TopicFilter,
@@ -26,6 +26,7 @@ use alphorn::{
 use alphorn_dev_broker::DevBroker;
 use anyhow::{Context, Result, bail};
 use rumqttc::{AsyncClient, Event, MqttOptions, Outgoing, QoS, TlsConfiguration, Transport};
+use support::{config, say, spread};
 use tokio::time::timeout;
 
 const COUNT: u32 = 20_000;
@@ -170,33 +171,4 @@ async fn rumqttc_alone(broker: &DevBroker, qos: Qos, watch: &mut Observer) -> Re
     client.disconnect().await?;
     polling.await?;
     rate
-}
-
-fn config(broker: &DevBroker, client_id: &str, rest: &str) -> Result<Config> {
-    let files = broker.files();
-    let url = format!("mqtts://{}:{}", broker.host(), broker.port());
-    let text = format!(
-        "[link]\nurl = \"{url}\"\nclient_id = \"{client_id}\"\nprotocol = \"3.1.1\"\nsession_expiry = \"0s\"\n{rest}"
-    );
-    let environment = BTreeMap::<String, String>::new().into_iter();
-    let mut config =
-        Config::parse(&text, Path::new("/"), environment, &Overrides::default()).map_err(anyhow::Error::msg)?;
-    config.link.tls = TlsSettings {
-        ca: Some(files.ca.clone()),
-        identity: Some((files.device_cert.clone(), files.device_key.clone())),
-        alpn: vec!["x-amzn-mqtt-ca".to_owned()],
-        not_before: None,
-    };
-    Ok(config)
-}
-
-fn spread(mut values: Vec<f64>, digits: usize) -> String {
-    values.sort_by(f64::total_cmp);
-    let at = |index: usize| values.get(index).copied().unwrap_or_default();
-    format!("{:.digits$} [{:.digits$} .. {:.digits$}]", at(values.len() / 2), at(0), at(values.len().saturating_sub(1)))
-}
-
-#[expect(clippy::print_stdout, reason = "the result")]
-fn say(line: &str) {
-    println!("{line}");
 }

@@ -183,16 +183,18 @@ async fn send_log(
     for line in past.iter().skip(past.len().saturating_sub(lines)) {
         send(writer, &Answer::Line { text: line.to_string() }).await?;
     }
-    while follow {
+    if !follow {
+        return send(writer, &Answer::Done { count: 0 }).await;
+    }
+    loop {
         let text = match to_come.recv().await {
             Ok(line) if is_of(&line, name) => line.to_string(),
             Ok(_) => continue,
             Err(RecvError::Lagged(missed)) => format!("({missed} lines were left out: they came too fast)"),
-            Err(RecvError::Closed) => break,
+            Err(RecvError::Closed) => return send(writer, &Answer::Done { count: 0 }).await,
         };
         send(writer, &Answer::Line { text }).await?;
     }
-    send(writer, &Answer::Done { count: 0 }).await
 }
 
 /// A line is a plugin's if it was logged within the plugin's span.

@@ -28,7 +28,9 @@ fn main() -> ExitCode {
     }
     let recent = Recent::new();
     log_to_stderr(&cli, recent.clone());
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // Two at least: a plugin that computes for long leaves one to the others.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).max(2);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build() {
         Ok(runtime) => runtime,
         Err(cause) => return Failure::new(exit::OS, anyhow::Error::new(cause).context("no threads")).report(),
     };

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Semaphore;
+use tokio::{runtime::Handle, sync::Semaphore};
 use wasmtime::{
     Config,
     component::{HasSelf, Linker},
@@ -24,8 +24,9 @@ use super::{
     imports::GuestState,
 };
 
-/// How often a running guest lets others run, and so how exactly deadlines are kept.
-const TICK: Duration = Duration::from_millis(10);
+/// How often a running guest lets others run, and so how exactly deadlines are kept. Measured
+/// with `benches/neighbours.rs`: ten times that is ten times the p99 of a neighbour.
+const TICK: Duration = Duration::from_millis(1);
 
 /// Shared by all plugins.
 #[derive(Clone)]
@@ -34,6 +35,9 @@ pub struct Engine {
     pub(super) linker: Arc<Linker<GuestState>>,
     ticker: Arc<Ticker>,
     pub(super) compiling: Arc<Compiling>,
+    /// Who may compute for longer than a tick: one thread fewer than there are, so that a
+    /// short call never has to wait for a long one.
+    pub(super) long: Arc<Semaphore>,
     /// So many compile at a time.
     pub(super) turns: Arc<Semaphore>,
 }
@@ -79,7 +83,9 @@ impl Engine {
         sender.send(ticker.clone())?;
         let compiling = Arc::new(Compiling::new(compiler, &engine, data_dir));
         let turns = Arc::new(Semaphore::new(thread::available_parallelism().map_or(1, usize::from)));
-        Ok(Self { engine, linker: Arc::new(linker), ticker, compiling, turns })
+        let threads = Handle::try_current().map_or(1, |runtime| runtime.metrics().num_workers());
+        let long = Arc::new(Semaphore::new(threads.saturating_sub(1).max(1)));
+        Ok(Self { engine, linker: Arc::new(linker), ticker, compiling, long, turns })
     }
 
     /// Forgets what was compiled of all others.

@@ -505,7 +505,7 @@ mod tests {
         let mut store = Store::new(&engine, memory);
         store.limiter(|memory| memory);
         store.set_epoch_deadline(1);
-        let module = Module::new(&engine, text).unwrap();
+        let module = Module::new(&engine, wat::parse_str(text).unwrap()).unwrap();
         let instance = Instance::new(&mut store, &module, &[]).ok()?;
         let grow = instance.get_typed_func::<(), i32>(&mut store, "grow").unwrap();
         Some(grow.call(&mut store, ()).unwrap())

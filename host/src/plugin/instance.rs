@@ -4,11 +4,17 @@
 //! that takes too long is found by its time limit whether it computes or waits for the
 //! host. Whatever a call left behind then is thrown away with the Store.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use tokio::time::timeout;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 use tracing::debug;
-use wasmtime::{Store, Trap};
+use wasmtime::{Store, Trap, UpdateDeadline};
 
 use super::{
     bindings::{
@@ -34,6 +40,27 @@ pub(super) struct Instance {
     guest: Plugin,
     engine: Engine,
     limits: Limits,
+    turn: Turn,
+}
+
+/// What a call holds that computes for longer than a tick; shared with the Store's callback, on
+/// the guest's one task.
+#[derive(Clone, Default)]
+struct Turn(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
+
+impl Turn {
+    /// Lets others compute that have waited longer, and waits in turn.
+    async fn wait(&self, long: Arc<Semaphore>) {
+        self.end();
+        tokio::task::yield_now().await;
+        // Fails only when the semaphore is closed, which nobody does.
+        let permit = long.acquire_owned().await.ok();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = permit;
+    }
+
+    fn end(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
 }
 
 /// A guest broke a rule; its instance is of no use any more.
@@ -68,14 +95,20 @@ impl Instance {
         let state = GuestState::new(wasi, loaded.about.version().to_owned(), limits.memory, allowance);
         let mut store = Store::new(&engine.engine, state);
         store.limiter(|state| state.memory());
-        store.epoch_deadline_async_yield_and_update(1);
+        let turn = Turn::default();
+        let (long, taken) = (engine.long.clone(), turn.clone());
+        store.epoch_deadline_callback(move |_| {
+            let (long, turn) = (long.clone(), taken.clone());
+            Ok(UpdateDeadline::YieldCustom(1, Box::pin(async move { turn.wait(long).await })))
+        });
         store.set_epoch_deadline(1);
         store.set_hostcall_fuel(COPIED.saturating_add(max_payload as usize));
         let running = engine.run();
         let guest = timeout(limits.start_deadline, loaded.pre.instantiate_async(&mut store)).await;
         drop(running);
+        turn.end();
         match guest {
-            Ok(Ok(guest)) => Ok(Self { store, guest, engine: engine.clone(), limits }),
+            Ok(Ok(guest)) => Ok(Self { store, guest, engine: engine.clone(), limits, turn }),
             Ok(Err(_)) if store.data_mut().memory().refused => Err(Fault::Memory(limits.memory)),
             Ok(Err(error)) => Err(Fault::trapped(&error)),
             Err(_) => Err(Fault::Overran(limits.start_deadline)),
@@ -181,6 +214,7 @@ impl Instance {
     /// A guest that was refused memory usually traps over it; the cause is worth more than the trap.
     fn judge<R>(&mut self, result: Result<R, Fault>) -> Result<R, Fault> {
         let refused = std::mem::take(&mut self.store.data_mut().memory().refused);
+        self.turn.end();
         match result {
             Err(Fault::Trapped(_)) if refused => Err(Fault::Memory(self.limits.memory)),
             result => result,

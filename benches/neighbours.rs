@@ -1,0 +1,162 @@
+//! How long an echo takes while another plugin misbehaves, beside how long it takes in quiet.
+//!
+//!     cargo bench -p alphorn-benches --bench neighbours
+
+mod support;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use alphorn::{
+    builder,
+    host::Host,
+    link::{Client, ClientOptions, Item, Link, Mailbox, Notice, WhenFull},
+    message::{Message, Qos},
+    plugin::compile::Compiler,
+    topic::{TopicFilter, TopicName},
+};
+use alphorn_dev_broker::DevBroker;
+use anyhow::{Context, Result, bail, ensure};
+use support::{config, say};
+use tokio::time::{interval, sleep, timeout};
+
+/// Echoes of one measurement, and how many a second.
+const ECHOES: u32 = 600;
+const RATE: u32 = 200;
+
+/// What the hostile plugin is told, how often a second, and how many of it there are.
+const DEEDS: [(&str, u32, usize); 6] =
+    [("loop", 1, 1), ("loop", 1, 2), ("eat", 5, 1), ("flood", 1, 1), ("chatter", 5, 1), ("recurse", 5, 1)];
+
+fn main() -> Result<()> {
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return Ok(());
+    }
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run())
+}
+
+async fn run() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?;
+    let echo = builder::build(&root.join("plugins/echo")).await?.component;
+    let hostile = hostile(root, &echo)?;
+    say(&format!("an echo through a plugin, {RATE}/s, {ECHOES} of them: p50, p99 and the worst, in microseconds"));
+    let quiet = measure(&echo, &hostile, "", 0, 1).await?;
+    say(&format!("quiet            {quiet:?}"));
+    for (deed, times, count) in DEEDS {
+        let beside = measure(&echo, &hostile, deed, times, count).await?;
+        let ratio = f64::from(beside[1]) / f64::from(quiet[1].max(1));
+        say(&format!("{count} x {deed:<12} {beside:?}  p99 beside quiet {ratio:.2}"));
+    }
+    let again = measure(&echo, &hostile, "", 0, 1).await?;
+    say(&format!("quiet once more  {again:?}"));
+    Ok(())
+}
+
+/// The guest of the tests that does the worst a plugin can do.
+fn hostile(root: &Path, echo: &Path) -> Result<PathBuf> {
+    let arguments =
+        ["build", "--release", "--target", "wasm32-wasip2", "-p", "alphorn-test-guests", "--example", "hostile"];
+    ensure!(
+        Command::new(env!("CARGO")).current_dir(root).args(arguments).status()?.success(),
+        "the guest does not build"
+    );
+    let target = echo.ancestors().nth(2).context("no target folder")?;
+    Ok(target.join("release/examples/hostile.wasm"))
+}
+
+async fn measure(echo: &Path, hostile: &Path, deed: &str, times: u32, count: usize) -> Result<[u32; 3]> {
+    let folder = tempfile::tempdir()?;
+    let broker = DevBroker::start(folder.path()).await?;
+    let mut plugins = format!(
+        "[outbox]\nstorage = \"memory\"\n[plugins.echo]\ncomponent = {echo:?}\npublish = [\"test/+/echo\"]\n\
+         subscribe = [\"test/+\"]\nconfig = {{ filter = \"test/+\" }}\nlimits = {{ publish_rate = \"unlimited\" }}\n"
+    );
+    for number in 0..count {
+        plugins += &format!(
+            "[plugins.hostile{number}]\ncomponent = {hostile:?}\npublish = [\"said\"]\nsubscribe = [\"deeds\"]\n\
+             config = {{ to = \"said\", filters = \"deeds\" }}\n\
+             limits = {{ deadline = \"5s\", retry = {{ max = 1 }}, restart = {{ max = 1000, within = \"1m\" }} }}\n"
+        );
+    }
+    let host = Host::start(config(&broker, "host", &plugins)?, Compiler::InProcess).await?;
+    let files = broker.files();
+    let mut settings = config(&broker, "observer", "")?.link;
+    settings.tls.identity = Some((files.monitor_cert.clone(), files.monitor_key.clone()));
+    let link = Link::start(settings, None)?;
+    let (client, mut mailbox) = link.client(&ClientOptions {
+        name: None,
+        when_full: WhenFull::DropNewest,
+        inbox_bytes: 0,
+        outbox_bytes: usize::MAX,
+        mailbox_messages: usize::MAX,
+        mailbox_bytes: usize::MAX / 2,
+        tracked: true,
+    });
+    client.subscribe(TopicFilter::parse("test/+/echo")?, Qos::AtMostOnce);
+    link.open();
+    while !matches!(mailbox.recv().await.context("the link ended")?, Item::Notice(Notice::Subscribed(_))) {}
+    // Until the echo is in place.
+    while timeout(Duration::from_millis(100), one(&client, &mut mailbox, 0)).await.is_err() {}
+    let client = std::sync::Arc::new(client);
+    let teller = client.clone();
+    let deed = deed.to_owned();
+    let telling = tokio::spawn(async move {
+        if times == 0 {
+            return;
+        }
+        loop {
+            let _ = publish(&teller, "deeds", &deed).await;
+            sleep(Duration::from_secs(1) / times).await;
+        }
+    });
+    sleep(Duration::from_millis(300)).await;
+    let mut taken = Vec::new();
+    let mut pace = interval(Duration::from_secs(1) / RATE);
+    for number in 1..=ECHOES {
+        pace.tick().await;
+        let time = timeout(Duration::from_secs(10), one(&client, &mut mailbox, number)).await??;
+        taken.push(u32::try_from(time.as_micros())?);
+    }
+    telling.abort();
+    for (name, plugin, _) in host.plugins().await {
+        let report = plugin.report();
+        let was_told = report.mailbox.0 > 0 || report.calls > 1;
+        ensure!(times == 0 || was_told, "{name} was not told: {report:?}");
+    }
+    taken.sort_unstable();
+    let at = |part: f64| taken.get((taken.len() as f64 * part) as usize).copied().unwrap_or_default();
+    let result = [at(0.5), at(0.99), taken.last().copied().unwrap_or_default()];
+    link.close(Duration::from_secs(1)).await;
+    host.shutdown().await;
+    broker.shutdown().await?;
+    Ok(result)
+}
+
+/// The time of one echo.
+async fn one(client: &Client, mailbox: &mut Mailbox, number: u32) -> Result<Duration> {
+    let begin = Instant::now();
+    publish(client, &format!("test/{number}"), "ping").await?;
+    let topic = format!("test/{number}/echo");
+    loop {
+        match mailbox.recv().await {
+            Some(Item::Message(delivery)) if delivery.message.topic.as_str() == topic => return Ok(begin.elapsed()),
+            Some(_) => {}
+            None => bail!("the link ended"),
+        }
+    }
+}
+
+async fn publish(client: &Client, topic: &str, payload: &str) -> Result<()> {
+    let message = Message {
+        topic: TopicName::parse(topic.to_owned())?,
+        payload: payload.to_owned().into(),
+        qos: Qos::AtMostOnce,
+        retain: false,
+        properties: None,
+    };
+    client.publish(message, Instant::now()).await?;
+    Ok(())
+}
