@@ -36,7 +36,7 @@ async fn the_host_can_be_looked_at_and_acted_on() -> Result<()> {
     ps.prints(&["alphorn", "device", "link up"]).await?;
     ps.prints(&["recorder", "running"]).await?;
     ps.fails(0, &[]).await?;
-    let mut json = command(&config, &["ps", "--json"])?;
+    let json = command(&config, &["ps", "--json"])?;
     json.prints(&["\"name\":\"recorder\"", "\"state\":\"running\""]).await?;
     let mut top = command(&config, &["top", "--count", "2", "--every", "10ms"])?;
     top.prints(&["recorder", "running", "%"]).await?;
