@@ -84,9 +84,7 @@ async fn the_environment_overrides_the_file() -> Result<()> {
 #[tokio::test]
 async fn what_this_version_does_not_do_is_said_at_the_start() -> Result<()> {
     let bed = Bed::start().await?;
-    let mut host =
-        bed.connected("5", "[host]\nsocket = \"alphorn.sock\"\n[outbox]\nstorage = \"memory\"\nmax_bytes = -1").await?;
-    host.log(&["WARN", "host.socket"]).await?;
+    let mut host = bed.connected("5", "[outbox]\nstorage = \"memory\"\nmax_bytes = -1").await?;
     host.log(&["WARN", "outbox.max_bytes"]).await?;
     host.stop().await
 }

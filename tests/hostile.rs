@@ -54,8 +54,9 @@ async fn does(deed: &str, config: &str, limits: &str, ends: Ends<'_>) -> Result<
     let records: Vec<_> = records.iter().map(|line| line.trim_end_matches(" redelivered")).collect();
     let expected: Vec<_> = (0..ROUNDS * NUMBERS).map(|number| format!("in {number:04}")).collect();
     ensure!(records == expected, "{records:?}");
-    let row = Host::of(&settings).await?.plugin("recorder").await?;
-    ensure!(row.faults == 0 && row.handled == (ROUNDS * NUMBERS) as u64, "{row:?}");
+    let all = (ROUNDS * NUMBERS) as u64;
+    let row = Host::of(&settings).await?.until("recorder", |row| row.handled >= all).await?;
+    ensure!(row.faults == 0 && row.handled == all, "{row:?}");
     host.stop().await
 }
 

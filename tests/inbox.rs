@@ -149,7 +149,8 @@ async fn a_plugin_that_fails_to_start_keeps_its_subscriptions_and_its_messages()
     host.log(&["connect success"]).await?;
     broker.publish("out/late", 2).await?;
     host.stop().await?;
-    let broken = recorder("late", "").replace("recorder.wasm", "nothing.wasm");
+    bed.file("rubbish.wasm", "rubbish")?;
+    let broken = recorder("late", "").replace("recorder.wasm", "rubbish.wasm");
     let mut host = Program::run(&bed.config(&broken).in_place_of(&config))?;
     puback(&broker, 7).await?;
     host.stop().await?;

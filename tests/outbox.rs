@@ -267,7 +267,10 @@ async fn a_second_host_in_the_same_folder_is_refused() -> Result<()> {
     let config = bed.config("");
     let mut first = Program::run(&config)?;
     first.log(&["connect success"]).await?;
-    Program::run(&config)?.fails(78, &["another host", "data_dir"]).await?;
+    let (file, socket) = (config.write()?, bed.folder().join("another.sock"));
+    let environment = [("ALPHORN_HOST__SOCKET", socket.to_str().unwrap_or_default())];
+    let mut second = Program::start_with(&["run".as_ref(), "--config".as_ref(), file.as_os_str()], &environment)?;
+    second.fails(78, &["another host", "data_dir"]).await?;
     first.stop().await
 }
 

@@ -125,7 +125,11 @@ async fn two_hundred_plugins_start_serve_and_are_listed() -> Result<()> {
         client.publish(&format!("in/{number}"), b"hello").await?;
         watcher.payload(&format!("in/{number} hello")).await?;
     }
-    let status = Host::of(&config).await?.status().await?;
+    let mut socket = Host::of(&config).await?;
+    for number in 0..200 {
+        socket.until(&format!("p{number}"), |row| row.handled == 1).await?;
+    }
+    let status = socket.status().await?;
     assert_eq!(status.plugins.iter().filter(|row| row.state == "running" && row.handled == 1).count(), 200);
     let mut ps = command(&config, &["ps"])?;
     ps.prints(&["p199", "running"]).await?;

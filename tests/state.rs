@@ -87,6 +87,10 @@ async fn a_kill_at_any_moment_of_a_swap_leaves_a_consistent_plugin() -> Result<(
     for round in 0..30 {
         let mut host = Program::run(&config)?;
         host.log(&["connect success"]).await?;
+        if round == 0 {
+            // From now on the broker keeps the subscription.
+            watcher.ready("out").await?;
+        }
         let mut socket = Host::of(&config).await?;
         let end = Instant::now() + Duration::from_micros(random.u64(0..400_000));
         let work = async {

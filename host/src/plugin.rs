@@ -1,20 +1,22 @@
 //! Plugins: sandboxed components, each with one task that owns it.
 //!
-//! The life of a plugin, driven by its task alone:
+//! The life of a plugin, driven by its task; the transitions are in `lifecycle.rs`:
 //!
 //! ```text
-//!              load fails                 stop
-//!   (new) ───────────────► Failed ◄─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ┐
-//!     │ start(first)          │ swap: starts the new version        ╎ (any) ──► Stopped
-//!     ▼                       ▼                                     ╎
-//!   Running ◄──────────── start ok ◄── start(restart) ── Waiting ───┘
-//!     │  ▲                                                  ▲
-//!     │  └── swap: new instance beside, stop(swap) of the   │ pause, doubling
-//!     │      old, start(swap) of the new; if the new one    │
-//!     │      fails, start(rollback) of the old version      │
-//!     │ fault: trap, deadline, memory ──────────────────────┤
-//!     ▼                                                     │
-//!   more than `restart.max` faults within `restart.within` ─┴─► Failed (quarantined)
+//!            load fails                                 start, or swap
+//!   Starting ──────────► Failed                Stopped ─────────────────► Starting
+//!     │ start ok                                  ▲ stop, from any state
+//!     ▼            fault                          ╎
+//!   Running ─────────────────► Waiting ─ pause, doubling ─► start(restart)
+//!     │   ▲                      │ more than `restart.max` faults within `restart.within`
+//!     │   │                      ▼
+//!     │   │                  Quarantined ── start, or swap ──► Starting
+//!     │   │
+//!     │   └── time or messages of the probation have passed ──┐
+//!     │ swap: stop(swap) of the old, start(swap) of the new   │
+//!     └──────────────────────────────────────────────────► Probation
+//!                                                             │ fault
+//!         Running ◄── start(rollback) of the old version ◄────┘
 //! ```
 
 pub mod compile;

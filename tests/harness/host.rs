@@ -32,6 +32,23 @@ impl Host {
         status.plugins.into_iter().find(|row| row.name == name).with_context(|| format!("no {name}"))
     }
 
+    /// Waits until the plugin is as wanted.
+    pub(crate) async fn until(&mut self, name: &str, is: impl Fn(&PluginRow) -> bool) -> Result<PluginRow> {
+        let mut last = None;
+        let wait = async {
+            loop {
+                let row = self.plugin(name).await?;
+                if is(&row) {
+                    return anyhow::Ok(row);
+                }
+                last = Some(row);
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        let waited = soon("a plugin's state", wait).await;
+        waited.with_context(|| format!("{name}: {last:?}"))?
+    }
+
     /// Ok, or the words of the failure.
     pub(crate) async fn does(&mut self, request: Request) -> Result<Result<usize, String>> {
         match self.ask(&request).await? {

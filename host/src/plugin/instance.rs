@@ -5,6 +5,8 @@
 //! host. Whatever a call left behind then is thrown away with the Store.
 
 use std::{
+    future::poll_fn,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -155,7 +157,7 @@ impl Instance {
         let deadline = self.limits.start_deadline;
         self.begins(deadline);
         let call = self.guest.alphorn_plugin_guest().call_start(&mut self.store, start);
-        let result = guarded(&self.engine, deadline, call).await;
+        let result = guarded(&self.engine, &self.turn, deadline, call).await;
         self.judge(result)?.map_err(Fault::Start)
     }
 
@@ -177,7 +179,7 @@ impl Instance {
         let deadline = self.limits.deadline;
         self.begins(deadline);
         let call = self.guest.alphorn_plugin_guest().call_on_message(&mut self.store, delivery);
-        let result = guarded(&self.engine, deadline, call).await;
+        let result = guarded(&self.engine, &self.turn, deadline, call).await;
         self.judge(result)
     }
 
@@ -185,7 +187,7 @@ impl Instance {
         let deadline = self.limits.deadline;
         self.begins(deadline);
         let call = self.guest.alphorn_plugin_guest().call_on_timer(&mut self.store, timer, missed);
-        let result = guarded(&self.engine, deadline, call).await;
+        let result = guarded(&self.engine, &self.turn, deadline, call).await;
         self.judge(result)
     }
 
@@ -193,7 +195,7 @@ impl Instance {
         let deadline = self.limits.deadline;
         self.begins(deadline);
         let call = self.guest.alphorn_plugin_guest().call_on_event(&mut self.store, event);
-        let result = guarded(&self.engine, deadline, call).await;
+        let result = guarded(&self.engine, &self.turn, deadline, call).await;
         self.judge(result)
     }
 
@@ -201,7 +203,7 @@ impl Instance {
         let deadline = self.limits.deadline;
         self.begins(deadline);
         let call = self.guest.alphorn_plugin_guest().call_stop(&mut self.store, reason);
-        let result = guarded(&self.engine, deadline, call).await;
+        let result = guarded(&self.engine, &self.turn, deadline, call).await;
         self.judge(result)
     }
 
@@ -235,10 +237,20 @@ impl Fault {
 
 async fn guarded<R>(
     engine: &Engine,
+    turn: &Turn,
     deadline: Duration,
     call: impl Future<Output = wasmtime::Result<R>>,
 ) -> Result<R, Fault> {
     let _running = engine.run();
+    let mut call = pin!(call);
+    let call = poll_fn(|context| {
+        let polled = call.as_mut().poll(context);
+        if polled.is_pending() {
+            // It waits for the host, perhaps for long; others may compute meanwhile.
+            turn.end();
+        }
+        polled
+    });
     match timeout(deadline, call).await {
         Ok(Ok(result)) => Ok(result),
         Ok(Err(error)) => Err(Fault::trapped(&error)),

@@ -51,7 +51,11 @@ impl Task {
         let kept = if is_elsewhere { self.surroundings.versions.find(&installed.current) } else { None };
         let loaded = match kept {
             Some(path) => {
-                info!("the version in force is not the one of {}", self.config.component.display());
+                let file = self.config.component.display();
+                match &configured {
+                    Some(_) => info!("the version in force is not the one of {file}"),
+                    None => warn!("{file} can't be read; the copy of the version in force is used"),
+                }
                 self.load(path).await?
             }
             None => self.load_and_keep(self.config.component.clone()).await?,
