@@ -62,6 +62,9 @@ pub enum CompileError {
 /// The name of the command that compiles.
 pub const COMMAND: &str = "compile-component";
 
+/// Folders in which something is being compiled begin so.
+const WORK: &str = "alphorn-compile-";
+
 /// The exit code of the child for a component that is none (EX_DATAERR).
 const DATA: i32 = 65;
 
@@ -113,7 +116,7 @@ impl Compiling {
                 .map_err(|cause| CompileError::Invalid(format!("{cause:#}")));
         };
         let mut folder = tempfile::Builder::new();
-        folder.prefix("alphorn-compile-");
+        folder.prefix(WORK);
         let folder = match &self.cache {
             // On the same file system, so that it can be renamed.
             Some(cache) => folder.tempdir_in(&cache.folder)?,
@@ -160,6 +163,12 @@ impl Cache {
         engine.precompile_compatibility_hash().hash(&mut hasher);
         let cache = Self { folder, suffix: format!("-{:016x}.cwasm", hasher.finish()) };
         cache.retain(|_| true);
+        // What an end in mid-work left; one data folder is for one host.
+        for entry in fs::read_dir(&cache.folder)?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(WORK) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
         Ok(cache)
     }
 
@@ -167,7 +176,7 @@ impl Cache {
         self.folder.join(format!("{digest}{}", self.suffix))
     }
 
-    /// Removes what is of other engines or not wanted, and what an end in mid-work left.
+    /// Removes what is of other engines or not wanted.
     fn retain(&self, wanted: impl Fn(&str) -> bool) {
         let Ok(entries) = fs::read_dir(&self.folder) else { return };
         for entry in entries.flatten() {
@@ -273,6 +282,7 @@ mod tests {
         let cache = Cache::open(path.clone(), &engine()).unwrap();
         fs::write(cache.path("mine"), "").unwrap();
         fs::write(path.join("mine-0000000000000000.cwasm"), "").unwrap();
+        fs::create_dir(path.join("alphorn-compile-left")).unwrap();
         let cache = Cache::open(path.clone(), &engine()).unwrap();
         assert!(cache.path("mine").exists());
         assert_eq!(fs::read_dir(&path).unwrap().count(), 1);
