@@ -12,6 +12,7 @@ mod bed;
 mod broker;
 mod config;
 mod guests;
+pub(crate) mod handmade;
 mod host;
 mod program;
 mod proxy;

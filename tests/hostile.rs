@@ -1,6 +1,6 @@
 //! The worst a plugin can do ends as documented, and its neighbour handles every message in order.
 
-use crate::harness::{Bed, Host, Program, Result, ensure};
+use crate::harness::{Bed, Host, Program, Result, ensure, handmade::World};
 
 /// Does a deed again and again while a stream of numbers goes to the neighbour; `ends`: what
 /// the log says of it, or else what the guest says it got.
@@ -79,6 +79,11 @@ async fn endless_recursion() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_stack_of_nested_calls() -> Result<()> {
+    does("nest", "", "", Ends::Logged(&["ERROR", "it trapped", "starts again"])).await
+}
+
+#[tokio::test]
 async fn a_memory_bomb() -> Result<()> {
     does("eat", "", "", Ends::Logged(&["ERROR", "limits.memory"])).await
 }
@@ -116,7 +121,7 @@ async fn a_payload_that_is_too_large() -> Result<()> {
 
 #[tokio::test]
 async fn a_payload_of_100_megabytes() -> Result<()> {
-    does("monstrous payload", "", "memory = \"256MiB\"", Ends::Logged(&["ERROR", "it trapped"])).await
+    does("monstrous payload", "", "memory = \"256MiB\"", Ends::Logged(&["ERROR", "limits.hostcall_bytes"])).await
 }
 
 #[tokio::test]
@@ -140,6 +145,75 @@ async fn an_error_of_a_megabyte() -> Result<()> {
 }
 
 #[tokio::test]
+async fn errors_from_timers_without_end() -> Result<()> {
+    // Its errors count as lines of its own in the log.
+    does(
+        "failing timers",
+        ", failing_timers = \"yes\"",
+        "",
+        Ends::Logged(&["WARN", "were left out", "limits.log_rate"]),
+    )
+    .await
+}
+
+#[tokio::test]
+async fn a_value_larger_than_a_call_may_hand_over() -> Result<()> {
+    does(
+        "large value",
+        "",
+        "state_bytes = \"10MiB\"",
+        Ends::Logged(&["ERROR", "1048576 bytes", "limits.hostcall_bytes"]),
+    )
+    .await
+}
+
+#[tokio::test]
+async fn state_that_comes_and_goes() -> Result<()> {
+    does("state churn", "", SHORT, Ends::Logged(&["ERROR", "it took longer than 300ms"])).await
+}
+
+#[tokio::test]
 async fn more_state_than_there_may_be() -> Result<()> {
     does("state", "", "state_bytes = \"100KiB\", deadline = \"5s\"", Ends::Said("kept")).await
+}
+
+/// Tables grow until they are refused: as it starts, and when it runs.
+#[tokio::test]
+async fn a_table_bomb() -> Result<()> {
+    const BOMB: &str = "(loop $more
+        (br_if $more (i32.ne (table.grow $t (ref.null func) (i32.const 100000)) (i32.const -1)))
+        unreachable)";
+    let bed = Bed::start().await?;
+    let world = World::read()?;
+    for (name, start, on_event) in [("first.wasm", BOMB, ""), ("second.wasm", "", BOMB)] {
+        bed.file(name, world.component(&[], "(table $t 0 funcref)", start, on_event)?)?;
+    }
+    let watcher = bed.watch("out").await?;
+    let config = bed.config(
+        r#"
+        [plugins.recorder]
+        component = "recorder.wasm"
+        publish = ["out"]
+        subscribe = ["in"]
+        config = { to = "out", filters = "in" }
+
+        [plugins.first]
+        component = "first.wasm"
+        limits = { restart = { max = 1, within = "1m" } }
+
+        [plugins.second]
+        component = "second.wasm"
+        limits = { restart = { max = 1, within = "1m" } }
+        "#,
+    );
+    let mut host = Program::run(&config)?;
+    watcher.ready("out").await?;
+    for name in ["plugin{name=first}", "plugin{name=second}"] {
+        host.log(&["ERROR", name, "bytes of memory (`limits.memory`)", "starts again"]).await?;
+        host.log(&["ERROR", name, "quarantined"]).await?;
+    }
+    bed.client().await?.publish("in", b"still here").await?;
+    watcher.payload("in still here").await?;
+    Host::of(&config).await?.until("second", |row| row.state == "quarantined").await?;
+    host.stop().await
 }

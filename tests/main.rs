@@ -19,6 +19,7 @@ mod dev;
 mod device_advisor;
 mod doctor;
 mod examples;
+mod fuzz;
 mod hostile;
 mod inbox;
 mod mosquitto;

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use crate::harness::{Bed, Mqtt, Program, Result, guest};
+use alphorn::control::protocol::Request;
+
+use crate::harness::{Bed, Host, Mqtt, Program, Result, guest, handmade::World};
 
 /// A good neighbour.
 const RECORDER: &str = r#"
@@ -23,7 +25,7 @@ const MISBEHAVES: &str = r#"
 "#;
 
 /// What can't be a plugin, and the words for it. The file is made in the bed's folder.
-const BAD: [(&str, &[&str]); 8] = [
+const BAD: [(&str, &[&str]); 9] = [
     ("missing.wasm", &["can't read the component", "missing.wasm"]),
     ("text.wasm", &["text.wasm is not WebAssembly", "#!/bin/s"]),
     ("empty.wasm", &["empty.wasm is not WebAssembly", "the file is empty"]),
@@ -31,6 +33,7 @@ const BAD: [(&str, &[&str]); 8] = [
     ("truncated.wasm", &["truncated.wasm is not a valid component"]),
     ("command.wasm", &["command.wasm does not export alphorn:plugin/guest", "wasi:cli/run"]),
     ("foreign_import.wasm", &["foreign_import.wasm imports test:hardware/pins@1.0.0", "does not lend"]),
+    ("later.wasm", &["later.wasm was built for alphorn:plugin 0.2.0", "this host has 0.1.0", "update the host"]),
     ("other_types.wasm", &["other_types.wasm was built against another version of the interface"]),
 ];
 
@@ -38,6 +41,7 @@ fn bad_files(bed: &Bed) -> Result<Vec<(PathBuf, &'static [&'static str])>> {
     bed.file("text.wasm", "#!/bin/sh\n")?;
     bed.file("empty.wasm", "")?;
     bed.file("module.wasm", b"\0asm\x01\0\0\0")?;
+    bed.file("later.wasm", World::of_version("0.2.0")?.component(&[], "", "", "")?)?;
     let whole = std::fs::read(guest("recorder")?)?;
     bed.file("truncated.wasm", whole.split_at(whole.len() / 2).0)?;
     Ok(BAD.iter().map(|(name, words)| (bed.folder().join(name), *words)).collect())
@@ -217,6 +221,45 @@ async fn a_plugin_that_asks_for_another_attempt_gets_it() -> Result<()> {
     host.log(&["plugin{name=misbehaves}", "gave a message up", "not wanted"]).await?;
     tell(&mut client, "the end").await?;
     watcher.payload("the end, attempt 1").await?;
+    host.stop().await
+}
+
+#[tokio::test]
+async fn a_topic_that_fails_does_not_hold_up_the_plugins_other_topics() -> Result<()> {
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("said").await?;
+    let mut client = bed.client().await?;
+    let config = MISBEHAVES.replace("\"deeds\"", "\"deeds/#\"")
+        + "limits = { retry = { max = 2, min = \"1m\" }, mailbox = { messages = 4, bytes = \"1MiB\" } }";
+    let mut host = bed.connected("5", &config.replace("filters = \"deeds\"", "filters = \"deeds/#\"")).await?;
+    watcher.payload("started: first").await?;
+    for deed in ["retry-always", "1", "2", "3", "4"] {
+        client.publish("deeds/a", deed.as_bytes()).await?;
+    }
+    host.log(&["plugin{name=misbehaves}", "is tried again in 1m"]).await?;
+    client.publish("deeds/b", b"other").await?;
+    watcher.payload("other, attempt 1").await?;
+    assert_eq!(watcher.payloads(), ["started: first", "other, attempt 1"]);
+    host.stop().await
+}
+
+#[tokio::test]
+async fn a_plugin_whose_file_was_missing_can_be_started_when_it_is_there() -> Result<()> {
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("out").await?;
+    let config = bed.config(&RECORDER.replace("recorder.wasm", "late.wasm"));
+    let mut host = Program::run(&config)?;
+    host.log(&["ERROR", "late.wasm"]).await?;
+    host.log(&["connect success"]).await?;
+    let mut socket = Host::of(&config).await?;
+    let start = || Request::Start { name: "recorder".to_owned() };
+    let still = socket.does(start()).await?.unwrap_err();
+    assert!(still.contains("late.wasm"), "{still}");
+    bed.file("late.wasm", std::fs::read(guest("recorder")?)?)?;
+    socket.does(start()).await?.map_err(anyhow::Error::msg)?;
+    watcher.ready("out").await?;
+    bed.client().await?.publish("in", b"at last").await?;
+    watcher.payload("in at last").await?;
     host.stop().await
 }
 

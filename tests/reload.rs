@@ -87,3 +87,78 @@ async fn a_file_that_is_replaced_takes_over_and_a_bad_one_does_not() -> Result<(
     watcher.payload("c 3 swap").await?;
     host.stop().await
 }
+
+/// `subscribe` and more of the configuration of a keeper.
+fn other_keeper(subscribe: &str, more: &str) -> String {
+    format!(
+        "[plugins.keeper]\ncomponent = \"keeper.wasm\"\npublish = [\"out\"]\nsubscribe = [{subscribe}]\n\
+         config = {{ to = \"out\", filters = \"in other\" {more} }}\n"
+    )
+}
+
+#[tokio::test]
+async fn a_reload_that_is_refused_is_tried_again_by_the_next() -> Result<()> {
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("out").await?;
+    let config = bed.config(&other_keeper("\"#\"", ", refuse = \"yes\""));
+    let path = config.write()?;
+    let mut host = Program::start(&["run".as_ref(), "--config".as_ref(), path.as_os_str()])?;
+    watcher.ready("out").await?;
+    bed.config(&other_keeper("\"in\"", "")).in_place_of(&config).write_to(&path)?;
+    for time in 1..=2 {
+        host.signal(Signal::Hup)?;
+        host.log_times(time, &["ERROR", "refused to hand over: not now"]).await?;
+        host.log_times(time, &["reloaded"]).await?;
+    }
+    // What is in force, not what was asked for.
+    let socket = config.socket();
+    let explain = ["explain".as_ref(), "keeper".as_ref(), "subscribe".as_ref(), "other".as_ref(), "--socket".as_ref()];
+    Program::start(&[&explain[..], &[socket.as_os_str()]].concat())?.fails(0, &[]).await?;
+    host.stop().await
+}
+
+#[tokio::test]
+async fn a_roll_back_brings_back_what_narrower_grants_had_taken() -> Result<()> {
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("out").await?;
+    let config = bed.config(&other_keeper("\"in\", \"other\"", ""));
+    let path = config.write()?;
+    let mut host = Program::start(&["run".as_ref(), "--config".as_ref(), path.as_os_str()])?;
+    watcher.ready("out").await?;
+    // The narrower one does not start: its filters are not all granted.
+    bed.config(&other_keeper("\"in\"", "")).in_place_of(&config).write_to(&path)?;
+    host.signal(Signal::Hup)?;
+    host.log(&["ERROR", "on probation failed"]).await?;
+    watcher.payload("* start: rollback at 0, stored 0, spoiled false").await?;
+    host.log(&["reloaded"]).await?;
+    let mut client = bed.client().await?;
+    client.publish("other", b"a").await?;
+    watcher.payload("a 1 rollback").await?;
+    host.stop().await
+}
+
+#[tokio::test]
+async fn a_subscription_that_is_granted_no_longer_ends_at_the_next_start() -> Result<()> {
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("out").await?;
+    let recorder = |filters: &str, subscribe: &str| {
+        format!(
+            "[plugins.recorder]\ncomponent = \"recorder.wasm\"\npublish = [\"out\"]\nsubscribe = [{subscribe}]\n\
+             config = {{ to = \"out\", filters = \"{filters}\" }}\n"
+        )
+    };
+    let config = bed.config(&recorder("in other", "\"in\", \"other\""));
+    let mut host = Program::run(&config)?;
+    watcher.ready("out").await?;
+    host.stop().await?;
+    let mut host = Program::run(&bed.config(&recorder("in", "\"in\"")).in_place_of(&config))?;
+    host.log(&["connect success"]).await?;
+    let mut client = bed.client().await?;
+    client.publish("in", b"first").await?;
+    watcher.payload("in first").await?;
+    client.publish("other", b"not for it").await?;
+    client.publish("in", b"last").await?;
+    watcher.payload("in last").await?;
+    assert_eq!(watcher.records("out"), ["in first", "in last"]);
+    host.stop().await
+}

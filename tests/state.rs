@@ -74,13 +74,14 @@ async fn a_dead_letter_is_kept_shown_tried_again_and_dropped() -> Result<()> {
     host.stop().await
 }
 
-/// Whenever the process ends, the next finds a version with a state that belongs to it.
+/// Whenever the process ends, the next finds a version with a state that belongs to it, and
+/// what could not be handled among the dead letters.
 #[tokio::test]
 async fn a_kill_at_any_moment_of_a_swap_leaves_a_consistent_plugin() -> Result<()> {
     let bed = Bed::start().await?;
     let watcher = bed.watch("out").await?;
     let mut client = bed.client().await?;
-    let config = bed.config(&keeper("probation = { time = \"200ms\", messages = 3 }"));
+    let config = bed.config(&keeper("retry = { max = 1 }, probation = { time = \"200ms\", messages = 3 }"));
     let files = [bed.file("one.wasm", version("keeper", 1)?)?, bed.file("two.wasm", version("keeper", 2)?)?];
     let mut random = fastrand::Rng::with_seed(seed());
     let mut sent = 0;
@@ -96,7 +97,8 @@ async fn a_kill_at_any_moment_of_a_swap_leaves_a_consistent_plugin() -> Result<(
         let work = async {
             for file in files.iter().cycle() {
                 for _ in 0..random.u32(0..6) {
-                    client.publish("in", format!("{sent:05}").as_bytes()).await?;
+                    let word = if sent % 7 == 3 { "lost-" } else { "" };
+                    client.publish("in", format!("{word}{sent:05}").as_bytes()).await?;
                     sent += 1;
                 }
                 socket.swap("keeper", file).await?.map_err(anyhow::Error::msg)?;
@@ -121,7 +123,10 @@ async fn a_kill_at_any_moment_of_a_swap_leaves_a_consistent_plugin() -> Result<(
     for number in 1..=last {
         ensure!(lines.iter().any(|line| count(line) == number), "number {number} of {last} is missing: {lines:?}");
     }
-    for number in 0..sent {
+    let letters = Host::of(&config).await?.dead_letters().await?;
+    let lost = (0..sent).filter(|number| number % 7 == 3).count();
+    ensure!(letters.len() >= lost && letters.iter().all(|letter| letter.bytes == 10), "{lost} lost: {letters:?}");
+    for number in (0..sent).filter(|number| number % 7 != 3) {
         let payload = format!("{number:05} ");
         ensure!(lines.iter().any(|line| line.starts_with(&payload)), "message {number} of {sent} is missing");
     }

@@ -90,6 +90,8 @@ pub struct Limits {
     pub deadline: Duration,
     /// The same for `start`.
     pub start_deadline: Duration,
+    /// What one call may copy out of it, in bytes, beyond the largest payload.
+    pub hostcall_bytes: usize,
     /// Publishes; a burst is one second's worth.
     pub publish_rate: Rate,
     /// Lines in the log; a burst is one second's worth.
@@ -395,6 +397,7 @@ fn limits(limits: &file::Limits) -> Result<Limits, String> {
         memory: bytes(limits.memory),
         deadline: limits.deadline.get(),
         start_deadline: limits.start_deadline.get(),
+        hostcall_bytes: bytes(limits.hostcall_bytes),
         publish_rate: limits.publish_rate.0,
         log_rate: limits.log_rate.0,
         outbox_bytes: bytes(limits.outbox_bytes),

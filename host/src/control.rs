@@ -8,7 +8,8 @@ mod client;
 pub mod protocol;
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read, Write},
     os::unix::{
         fs::{MetadataExt, PermissionsExt},
         net::UnixStream as StdStream,
@@ -43,6 +44,9 @@ const CLIENTS: usize = 16;
 /// How long a client may take to read an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long another host may take to say that it is there.
+const ANSWER: Duration = Duration::from_secs(2);
+
 /// The longest path a Unix socket can have (`sun_path` in unix(7), without the NUL).
 pub const LONGEST_PATH: usize = 107;
 
@@ -71,10 +75,24 @@ pub enum ControlError {
     },
 }
 
+/// Somebody is there who says something. A host that was killed may leave its socket open for a
+/// moment in a child that is just being made: that one says nothing.
+fn answers(path: &Path) -> bool {
+    let ask = || {
+        let mut stream = StdStream::connect(path)?;
+        stream.set_read_timeout(Some(ANSWER))?;
+        stream.set_write_timeout(Some(ANSWER))?;
+        // No request, which any host says of it.
+        stream.write_all(b"\n")?;
+        stream.read(&mut [0; 1])
+    };
+    ask().is_ok_and(|read| read > 0)
+}
+
 impl Control {
     /// Makes the socket. One that nobody answers at is replaced.
     pub fn bind(path: &Path) -> Result<Self, ControlError> {
-        if StdStream::connect(path).is_ok() {
+        if answers(path) {
             return Err(ControlError::InUse(path.to_owned()));
         }
         let refused = |cause| ControlError::Refused { path: path.to_owned(), cause };
@@ -218,7 +236,15 @@ mod tests {
         let path = folder.path().join("socket");
         let first = Control::bind(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        assert!(matches!(Control::bind(&path), Err(ControlError::InUse(_))));
+        let answer = async {
+            let (mut stream, _) = first.listener.accept().await.unwrap();
+            stream.write_all(b"yes?\n").await.unwrap();
+        };
+        let again = tokio::task::spawn_blocking({
+            let path = path.clone();
+            move || Control::bind(&path)
+        });
+        assert!(matches!(tokio::join!(answer, again).1.unwrap(), Err(ControlError::InUse(_))));
         drop(first);
         Control::bind(&path).unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");

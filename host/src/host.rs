@@ -1,7 +1,7 @@
 //! Puts it together: plugins first, then the link; and takes it apart in the other order.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -16,7 +16,7 @@ use crate::{
     config::{Config, DiskConfig, PluginConfig},
     journal::JournalSettings,
     link::{self, Disk, Link},
-    plugin::{PluginHandle, Surroundings, SwapError, Versions, compile::Compiler, engine::Engine},
+    plugin::{PluginHandle, Surroundings, Versions, compile::Compiler, engine::Engine},
     store::{Store, StoreError, StoreSettings},
 };
 
@@ -35,7 +35,8 @@ pub struct Host {
 #[derive(Debug)]
 struct Plugin {
     handle: Arc<PluginHandle>,
-    config: PluginConfig,
+    /// The configured file.
+    component: PathBuf,
 }
 
 /// Settings that are in force until the process ends, for comparing.
@@ -102,14 +103,13 @@ impl Host {
     }
 
     /// All plugins, by name.
-    pub async fn plugins(&self) -> Vec<(String, Arc<PluginHandle>, PluginConfig)> {
-        let plugins = self.plugins.read().await;
-        plugins.iter().map(|(name, plugin)| (name.clone(), plugin.handle.clone(), plugin.config.clone())).collect()
+    pub async fn plugins(&self) -> Vec<(String, Arc<PluginHandle>)> {
+        self.plugins.read().await.iter().map(|(name, plugin)| (name.clone(), plugin.handle.clone())).collect()
     }
 
     /// The files of the configured components.
     pub async fn components(&self) -> Vec<PathBuf> {
-        self.plugins.read().await.values().map(|plugin| plugin.config.component.clone()).collect()
+        self.plugins.read().await.values().map(|plugin| plugin.component.clone()).collect()
     }
 
     /// Puts another configuration's plugins in force: new ones start, missing ones end,
@@ -142,13 +142,12 @@ impl Host {
                     plugins.insert(name.clone(), Plugin::spawn(&name, config, &self.surroundings));
                 }
                 Some(plugin) => {
-                    let is_changed = plugin.config != config;
-                    plugin.config = config.clone();
+                    plugin.component.clone_from(&config.component);
                     let handle = plugin.handle.clone();
                     work.spawn(async move {
-                        let done = if is_changed { handle.configure(config).await } else { handle.refresh().await };
-                        if let Err(error) = done {
-                            error!(plugin = name, "the reload left the plugin as it was: {error}");
+                        if handle.configure(config).await.is_err() {
+                            // The plugin has said why.
+                            warn!(plugin = name, "the reload left this plugin as it was; the next one tries again");
                         }
                     });
                 }
@@ -161,12 +160,9 @@ impl Host {
 
     /// Configured files may have changed.
     pub async fn refresh(&self) {
-        for (name, plugin, _) in self.plugins().await {
-            match plugin.refresh().await {
-                Ok(()) => {}
-                Err(error @ SwapError::Component(_)) => error!(plugin = name, "{error}; the running version goes on"),
-                Err(error) => error!(plugin = name, "{error}"),
-            }
+        for (_, plugin) in self.plugins().await {
+            // Where it fails, the plugin says why, and goes on.
+            let _ = plugin.refresh().await;
         }
         self.drop_old_versions().await;
     }
@@ -195,16 +191,19 @@ impl Host {
         self.link.close(end.saturating_duration_since(Instant::now())).await;
     }
 
-    /// Keeps only the versions that are in force or could come back.
-    async fn drop_old_versions(&self) {
-        let mut digests = HashSet::new();
-        for (_, plugin, _) in self.plugins().await {
-            digests.extend(plugin.digests());
-        }
+    /// Keeps only the versions that are in force or could come back; all of them, as long as
+    /// that is not known of each plugin.
+    pub async fn drop_old_versions(&self) {
+        let plugins = self.plugins().await;
         let (versions, engine) = (self.surroundings.versions.clone(), self.surroundings.engine.clone());
         let tidy = move || {
-            versions.keep_only(&digests);
-            engine.keep_only(&digests);
+            let wanted = || {
+                let digests: Option<Vec<_>> = plugins.iter().map(|(_, plugin)| plugin.digests()).collect();
+                Some(digests?.into_iter().flatten().collect())
+            };
+            if let Some(digests) = versions.tidy(wanted) {
+                engine.keep_only(&digests);
+            }
         };
         let _ = tokio::task::spawn_blocking(tidy).await;
     }
@@ -212,8 +211,8 @@ impl Host {
 
 impl Plugin {
     fn spawn(name: &str, config: PluginConfig, surroundings: &Surroundings) -> Self {
-        let handle = Arc::new(PluginHandle::spawn(name, config.clone(), surroundings.clone()));
-        Self { handle, config }
+        let component = config.component.clone();
+        Self { handle: Arc::new(PluginHandle::spawn(name, config, surroundings.clone())), component }
     }
 }
 

@@ -99,10 +99,18 @@ impl Router {
         Some(entry.filter)
     }
 
-    /// Takes back all of a subscriber's; filters come out that nobody wants any more.
+    /// Takes back all of a subscriber's; they come out.
     pub fn remove(&mut self, subscriber: SubscriberId) -> Vec<TopicFilter> {
-        let filters: Vec<_> = self.identifiers.keys().cloned().collect();
-        filters.iter().filter_map(|filter| self.unsubscribe(subscriber, filter)).collect()
+        let is_its = |identifier: &u32| {
+            let entry = self.entries.get(identifier);
+            entry.is_some_and(|entry| entry.subscribers.iter().any(|(known, _)| *known == subscriber))
+        };
+        let its = self.identifiers.iter().filter(|(_, identifier)| is_its(identifier));
+        let filters: Vec<_> = its.map(|(filter, _)| filter.clone()).collect();
+        for filter in &filters {
+            self.unsubscribe(subscriber, filter);
+        }
+        filters
     }
 
     /// Takes up a subscription of an earlier run, with its number.
@@ -486,8 +494,9 @@ mod tests {
         router.subscribe(1, filter("a"), Qos::AtLeastOnce, false);
         router.subscribe(1, filter("b"), Qos::AtLeastOnce, false);
         router.subscribe(2, filter("b"), Qos::AtLeastOnce, false);
-        assert_eq!(router.remove(1), [filter("a")]);
-        assert_eq!(find(&router, "b"), [2]);
+        router.subscribe(2, filter("c"), Qos::AtLeastOnce, false);
+        assert_eq!(router.remove(1), [filter("a"), filter("b")]);
+        assert_eq!((find(&router, "a"), find(&router, "b")), (vec![], vec![2]));
     }
 
     proptest! {

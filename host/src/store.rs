@@ -59,10 +59,19 @@ pub struct Store {
 /// How the database is opened; tests have disks of their own.
 type Opener = Box<dyn Fn(&redb::Builder) -> Result<Database, DatabaseError> + Send>;
 
+/// What is counted of a plugin's inbox and its dead letters.
 #[derive(Debug)]
 struct Inbox {
     bytes: usize,
+    dead: usize,
+    /// Of each of the two.
     limit: usize,
+}
+
+impl Inbox {
+    fn empty(limit: usize) -> Self {
+        Self { bytes: 0, dead: 0, limit }
+    }
 }
 
 /// The store does not open, or not write.
@@ -236,10 +245,19 @@ impl Store {
         restored.last_seq = restored.last_seq.max(last_seq);
         restored.last_number = restored.last_number.max(last_number);
         let mut plugins = BTreeSet::new();
-        for table in [PROBATION, DEAD] {
+        self.inboxes.clear();
+        for waiting in &inbox {
+            self.inboxes.entry(waiting.name.clone()).or_insert_with(|| Inbox::empty(usize::MAX)).bytes = waiting.bytes;
+        }
+        for (table, is_dead) in [(PROBATION, false), (DEAD, true)] {
             let (waiting, last) = count(&read.open_table(table).map_err(redb::Error::from)?)?;
             restored.last_number = restored.last_number.max(last);
-            plugins.extend(waiting.into_iter().map(|waiting| waiting.name));
+            for Waiting { name, bytes, .. } in waiting {
+                if is_dead {
+                    self.inboxes.entry(name.clone()).or_insert_with(|| Inbox::empty(usize::MAX)).dead = bytes;
+                }
+                plugins.insert(name);
+            }
         }
         for row in read.open_table(INSTALLED).map_err(redb::Error::from)?.iter().map_err(redb::Error::from)? {
             plugins.insert(row.map_err(redb::Error::from)?.0.value().into());
@@ -278,15 +296,13 @@ impl Store {
         drop((meta, read));
         self.last = restored.last;
         self.bytes = outbox.iter().chain(&inbox).map(|waiting| waiting.bytes as u64).sum();
-        let unlimited = |waiting: &Waiting| (waiting.name.clone(), Inbox { bytes: waiting.bytes, limit: usize::MAX });
-        self.inboxes = inbox.iter().map(unlimited).collect();
         (restored.outbox, restored.inbox) = (outbox, inbox);
         Ok(restored)
     }
 
     /// What an inbox may hold, in bytes.
     pub fn limit_inbox(&mut self, plugin: Arc<str>, bytes: usize) {
-        self.inboxes.entry(plugin).or_insert(Inbox { bytes: 0, limit: bytes }).limit = bytes;
+        self.inboxes.entry(plugin).or_insert_with(|| Inbox::empty(bytes)).limit = bytes;
     }
 
     /// Some message is kept.
@@ -304,17 +320,17 @@ impl Store {
             tracing::debug!("{error}");
             self.database = None;
             (self.last, self.bytes) = (before.0, before.1);
-            for (plugin, bytes) in before.2 {
+            for (plugin, bytes, dead) in before.2 {
                 if let Some(inbox) = self.inboxes.get_mut(&plugin) {
-                    inbox.bytes = bytes;
+                    (inbox.bytes, inbox.dead) = (bytes, dead);
                 }
             }
         }
         written
     }
 
-    fn sizes(&self) -> Vec<(Arc<str>, usize)> {
-        self.inboxes.iter().map(|(plugin, inbox)| (plugin.clone(), inbox.bytes)).collect()
+    fn sizes(&self) -> Vec<(Arc<str>, usize, usize)> {
+        self.inboxes.iter().map(|(plugin, inbox)| (plugin.clone(), inbox.bytes, inbox.dead)).collect()
     }
 
     fn try_write<'a>(&mut self, changes: impl IntoIterator<Item = &'a Change>) -> Result<Written, StoreError> {
@@ -341,6 +357,7 @@ impl Store {
                     | Change::Quarantined { .. }
                     | Change::State { value: Some(_), .. }
                     | Change::OnProbation { .. }
+                    | Change::Dead { .. }
             )
         };
         if settings.min_free == 0 || !changes.into_iter().any(adds) {

@@ -56,8 +56,20 @@ fn headline(status: &Status) -> String {
 }
 
 fn table(status: &Status) -> String {
-    let head =
-        ["NAME", "STATE", "SINCE", "VERSION", "HANDLED", "DEAD", "FAULTS", "SWAPS", "WAITING", "MEMORY", "LAST ERROR"];
+    let head = [
+        "NAME",
+        "STATE",
+        "SINCE",
+        "VERSION",
+        "HANDLED",
+        "DEAD",
+        "DROPPED",
+        "FAULTS",
+        "SWAPS",
+        "WAITING",
+        "MEMORY",
+        "LAST ERROR",
+    ];
     print::table(
         &head,
         status.plugins.iter().map(|row| {
@@ -68,6 +80,7 @@ fn table(status: &Status) -> String {
                 row.version.clone().unwrap_or_default(),
                 row.handled.to_string(),
                 row.dead.to_string(),
+                row.dropped.to_string(),
                 row.faults.to_string(),
                 row.swaps.to_string(),
                 format!("{} in, {} out", row.mailbox, row.outbox),

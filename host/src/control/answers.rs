@@ -15,7 +15,11 @@ pub(super) async fn answer(host: &Host, request: Request) -> Answer {
     match request {
         Request::Ps => Answer::Status(Box::new(status(host).await)),
         Request::Swap { name, file } => match host.plugin(&name).await {
-            Some(plugin) => swapped(plugin.swap(file.into()).await),
+            Some(plugin) => {
+                let answer = swapped(plugin.swap(file.into()).await);
+                host.drop_old_versions().await;
+                answer
+            }
             None => unknown(host, &name).await,
         },
         Request::Rollback { name } => match host.plugin(&name).await {
@@ -37,11 +41,8 @@ pub(super) async fn answer(host: &Host, request: Request) -> Answer {
             None => unknown(host, &name).await,
         },
         Request::Explain { name, action, topic } => {
-            let plugins = host.plugins().await;
-            let Some((_, _, config)) = plugins.iter().find(|(known, ..)| *known == name) else {
-                return unknown(host, &name).await;
-            };
-            explain(&config.grants, action, &topic)
+            let Some(plugin) = host.plugin(&name).await else { return unknown(host, &name).await };
+            explain(&plugin.grants(), action, &topic)
         }
         Request::DeadLetters { name } => match letters(host, name.as_deref()).await {
             Ok(letters) => Answer::Letters { letters: letters.iter().map(letter).collect() },
@@ -107,7 +108,7 @@ async fn status(host: &Host) -> Status {
             LinkState::Down { reason } => format!("down: {reason}"),
         },
         link_since_ms: milliseconds(link.since.elapsed()),
-        plugins: host.plugins().await.into_iter().map(|(name, plugin, _)| row(name, plugin.report())).collect(),
+        plugins: host.plugins().await.into_iter().map(|(name, plugin)| row(name, plugin.report())).collect(),
     }
 }
 
@@ -121,6 +122,7 @@ fn row(name: String, report: Report) -> PluginRow {
         previous: report.previous,
         handled: report.handled,
         dead: report.dead,
+        dropped: report.dropped,
         faults: report.faults,
         swaps: report.swaps,
         calls: report.calls,
@@ -181,7 +183,7 @@ fn unreadable(error: &StoreError) -> Answer {
 }
 
 async fn unknown(host: &Host, name: &str) -> Answer {
-    let names: Vec<_> = host.plugins().await.into_iter().map(|(name, ..)| name).collect();
+    let names: Vec<_> = host.plugins().await.into_iter().map(|(name, _)| name).collect();
     let names = if names.is_empty() { "there are none".to_owned() } else { format!("there are {}", names.join(", ")) };
     Answer::Failed { kind: Failure::Usage, text: format!("no plugin is called `{name}`; {names}") }
 }

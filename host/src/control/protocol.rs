@@ -171,6 +171,8 @@ pub struct PluginRow {
     pub handled: u64,
     /// Messages given up.
     pub dead: u64,
+    /// Messages for it that found no room.
+    pub dropped: u64,
     /// How often it failed.
     pub faults: u64,
     /// How often a version took over.

@@ -5,7 +5,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Instant,
 };
@@ -87,7 +87,7 @@ pub struct Outcome {
     pub is_kept: bool,
     /// What is to be written in one with that.
     pub changes: Vec<Change>,
-    /// The same, behind those; nobody waits for it.
+    /// The same, behind those; nobody waits for it to be safe.
     pub behind: Vec<Change>,
 }
 
@@ -108,6 +108,7 @@ pub(super) struct Dead {
     pub(super) message: Message,
     pub(super) attempts: u32,
     pub(super) reason: String,
+    pub(super) is_kept: bool,
 }
 
 /// Topics of one client that the broker does not bear; shared by the client and the link.
@@ -156,7 +157,7 @@ pub struct Delivery {
     /// It may have been handled before.
     pub redelivered: bool,
     acknowledgement: Option<Acknowledgement>,
-    _load: LoadGuard,
+    load: LoadGuard,
 }
 
 /// How something a client asked for turned out.
@@ -220,7 +221,10 @@ pub(super) fn mailbox(id: SubscriberId, commands: Commands, options: &ClientOpti
         bytes: AtomicUsize::new(0),
         max_messages: options.mailbox_messages.into(),
         max_bytes: options.mailbox_bytes.into(),
+        messages_aside: AtomicUsize::new(0),
+        bytes_aside: AtomicUsize::new(0),
         overflows: AtomicBool::new(false),
+        dropped: AtomicU64::new(0),
     });
     (MailboxSender { sender, load: load.clone() }, Mailbox { id, items, load, commands })
 }
@@ -277,11 +281,14 @@ impl Client {
     }
 
     /// A call has ended well. With [`Commit::Call`] this returns when what it published and
-    /// wrote is safe on disk, or can't be.
+    /// wrote is safe on disk, or can't be; otherwise only when it wrote much, so that what is
+    /// to be written never gathers faster than the disk takes it.
     pub async fn end_call(&self, outcome: Outcome) {
         let Outcome { handled, is_kept, mut changes, mut behind } = outcome;
+        const MUCH: usize = 64 * 1024;
         let taken = self.taken.swap(0, Relaxed);
         let is_to_last = taken > 0 || !changes.is_empty();
+        let is_much = changes.iter().map(Change::size).sum::<usize>() > MUCH;
         let Some(commit) = self.commit.filter(|_| is_to_last || is_kept || !behind.is_empty()) else {
             handled.into_iter().for_each(Delivery::handled);
             return;
@@ -290,7 +297,7 @@ impl Client {
         let kept = handled.as_ref().filter(|_| is_kept).map(|delivery| delivery.message.clone());
         let token = handled.and_then(Delivery::into_token);
         let (reply, durable) = oneshot::channel();
-        let reply = (is_to_last && commit == Commit::Call).then_some(reply);
+        let reply = (is_to_last && (commit == Commit::Call || is_much)).then_some(reply);
         let waits = reply.is_some();
         let sent = self.commands.send(Command::CallEnd(self.id, Box::new(CallEnd { token, kept, changes, reply })));
         if sent.is_ok() && waits {
@@ -308,13 +315,14 @@ impl Client {
     }
 
     /// A message can't be handled: it is kept as a dead letter, where there is a disk.
-    pub fn bury(&self, delivery: Delivery, attempts: u32, reason: &str) {
+    /// `is_kept`: aside for the version before, too.
+    pub fn bury(&self, delivery: Delivery, attempts: u32, reason: &str, is_kept: bool) {
         if !self.is_durable() {
             delivery.handled();
             return;
         }
         let (message, reason) = (delivery.message.clone(), reason.to_owned());
-        let dead = Dead { token: delivery.into_token(), message, attempts, reason };
+        let dead = Dead { token: delivery.into_token(), message, attempts, reason, is_kept };
         let _ = self.commands.send(Command::Dead(self.id, Box::new(dead)));
     }
 
@@ -414,11 +422,22 @@ impl Mailbox {
 }
 
 impl Gauge {
-    /// Messages and bytes in the mailbox, in the outbox.
-    pub fn read(&self) -> [(usize, usize); 2] {
-        let (messages, bytes) = self.share.used();
+    /// Messages and bytes in the mailbox, those set aside included.
+    pub fn mailbox(&self) -> (usize, usize) {
         let load = &self.load;
-        [(load.messages.load(Relaxed), load.bytes.load(Relaxed)), (messages as usize, bytes)]
+        let messages = load.messages.load(Relaxed) + load.messages_aside.load(Relaxed);
+        (messages, load.bytes.load(Relaxed) + load.bytes_aside.load(Relaxed))
+    }
+
+    /// Messages and bytes in the outbox.
+    pub fn outbox(&self) -> (usize, usize) {
+        let (messages, bytes) = self.share.used();
+        (messages as usize, bytes)
+    }
+
+    /// Messages that found no room: of QoS 0 in the mailbox, of QoS 1 in the inbox.
+    pub fn dropped(&self) -> u64 {
+        self.load.dropped.load(Relaxed)
     }
 }
 
@@ -439,9 +458,9 @@ impl Mailbox {
         let bytes = message.cost();
         self.load.messages.fetch_add(1, Relaxed);
         self.load.bytes.fetch_add(bytes, Relaxed);
-        let load = LoadGuard { load: self.load.clone(), bytes };
+        let load = LoadGuard { load: self.load.clone(), bytes, is_aside: false };
         let acknowledgement = Acknowledgement { client: self.id, token: number, commands: Some(self.commands.clone()) };
-        Delivery { message, redelivered: true, acknowledgement: Some(acknowledgement), _load: load }
+        Delivery { message, redelivered: true, acknowledgement: Some(acknowledgement), load }
     }
 }
 
@@ -461,6 +480,12 @@ impl Delivery {
     /// It may have been handled before, from now on.
     pub fn again(self) -> Self {
         Self { redelivered: true, ..self }
+    }
+
+    /// It waits for something else than its turn: it leaves its place in the mailbox to others,
+    /// as long as there are not more such than the mailbox holds.
+    pub fn set_aside(&mut self) {
+        self.load.set_aside();
     }
 
     /// Whoever takes the token answers for it.
@@ -514,8 +539,13 @@ struct Load {
     bytes: AtomicUsize,
     max_messages: AtomicUsize,
     max_bytes: AtomicUsize,
+    /// The same of messages that are set aside.
+    messages_aside: AtomicUsize,
+    bytes_aside: AtomicUsize,
     /// More waits on disk.
     overflows: AtomicBool,
+    /// Messages that found no room.
+    dropped: AtomicU64,
 }
 
 /// A part of the load; dropping it takes it off.
@@ -523,6 +553,22 @@ struct Load {
 struct LoadGuard {
     load: Arc<Load>,
     bytes: usize,
+    is_aside: bool,
+}
+
+impl LoadGuard {
+    fn set_aside(&mut self) {
+        let load = &self.load;
+        let has_room = load.messages_aside.load(Relaxed) < load.max_messages.load(Relaxed)
+            && load.bytes_aside.load(Relaxed) + self.bytes <= load.max_bytes.load(Relaxed);
+        if !self.is_aside && has_room {
+            load.messages_aside.fetch_add(1, Relaxed);
+            load.bytes_aside.fetch_add(self.bytes, Relaxed);
+            load.messages.fetch_sub(1, Relaxed);
+            load.bytes.fetch_sub(self.bytes, Relaxed);
+            self.is_aside = true;
+        }
+    }
 }
 
 impl MailboxSender {
@@ -542,6 +588,11 @@ impl MailboxSender {
         load.max_bytes.load(Relaxed).saturating_sub(load.bytes.load(Relaxed))
     }
 
+    /// So many more messages found no room; all of them come out.
+    pub(super) fn dropped(&self, messages: u64) -> u64 {
+        self.load.dropped.fetch_add(messages, Relaxed) + messages
+    }
+
     /// More waits on disk, or no longer.
     pub(super) fn set_overflows(&self, overflows: bool) {
         self.load.overflows.store(overflows, Relaxed);
@@ -551,8 +602,8 @@ impl MailboxSender {
         let bytes = message.cost();
         self.load.messages.fetch_add(1, Relaxed);
         self.load.bytes.fetch_add(bytes, Relaxed);
-        let load = LoadGuard { load: self.load.clone(), bytes };
-        let delivery = Delivery { message, redelivered, acknowledgement, _load: load };
+        let load = LoadGuard { load: self.load.clone(), bytes, is_aside: false };
+        let delivery = Delivery { message, redelivered, acknowledgement, load };
         let _ = self.sender.send(Item::Message(delivery));
     }
 
@@ -564,7 +615,12 @@ impl MailboxSender {
 
 impl Drop for LoadGuard {
     fn drop(&mut self) {
-        self.load.messages.fetch_sub(1, Relaxed);
-        self.load.bytes.fetch_sub(self.bytes, Relaxed);
+        let load = &self.load;
+        let (messages, bytes) = match self.is_aside {
+            true => (&load.messages_aside, &load.bytes_aside),
+            false => (&load.messages, &load.bytes),
+        };
+        messages.fetch_sub(1, Relaxed);
+        bytes.fetch_sub(self.bytes, Relaxed);
     }
 }

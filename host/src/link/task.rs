@@ -455,7 +455,9 @@ impl Task {
     }
 
     fn notify(&self, id: SubscriberId, notice: Notice) {
-        if let Some(mailbox) = self.clients.get(&id).and_then(|client| client.mailbox.as_ref()) {
+        // Who comes back later has nothing to do with what was asked for before.
+        let client = self.clients.get(&id).filter(|client| !client.is_away);
+        if let Some(mailbox) = client.and_then(|client| client.mailbox.as_ref()) {
             mailbox.notify(notice);
         }
     }

@@ -6,6 +6,7 @@ use std::{
     time::Instant,
 };
 
+use semver::Version;
 use sha2::{Digest, Sha256};
 use tracing::{debug, info};
 
@@ -88,6 +89,16 @@ pub enum ComponentError {
         /// What it has instead.
         exports: String,
     },
+    /// Written for this world, in another version.
+    #[error("{} was built for {PACKAGE} {built_for}, and this host has {VERSION}: {remedy}", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// The version of the interface.
+        built_for: Version,
+        /// What to do about it.
+        remedy: &'static str,
+    },
     /// Imports the host has not got.
     #[error("{} imports {missing}, which this host does not lend; a plugin may import alphorn:plugin@0.1.0 and WASI 0.2 (cli, clocks, filesystem, io, random, sockets)", path.display())]
     Imports {
@@ -105,6 +116,10 @@ pub enum ComponentError {
         cause: String,
     },
 }
+
+/// The WIT package of plugins, and its version here.
+const PACKAGE: &str = "alphorn:plugin";
+const VERSION: Version = Version::new(0, 1, 0);
 
 /// The interface a plugin exports.
 const GUEST: &str = "alphorn:plugin/guest@0.1.0";
@@ -143,6 +158,11 @@ pub async fn load(engine: &Engine, path: &Path, limits: CompileLimits) -> Result
         exports: kind.exports(&engine.engine).map(|(name, _)| name.to_owned()).collect(),
     };
     if !about.exports.iter().any(|name| name == GUEST) {
+        if let Some(built_for) = about.exports.iter().find_map(|name| version_of_guest(name)) {
+            let is_newer = built_for > VERSION;
+            let remedy = if is_newer { "update the host" } else { "build it again with this host's guest SDK" };
+            return Err(ComponentError::Version { path, built_for, remedy });
+        }
         return Err(ComponentError::World { path, exports: listed(&about.exports) });
     }
     let missing: Vec<_> = about.imports.iter().filter(|name| !is_lent(name)).cloned().collect();
@@ -166,6 +186,11 @@ impl std::fmt::Debug for Loaded {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Loaded").field(&self.about).finish()
     }
+}
+
+fn version_of_guest(export: &str) -> Option<Version> {
+    let version = export.strip_prefix(PACKAGE)?.strip_prefix("/guest@")?;
+    Version::parse(version).ok()
 }
 
 fn is_lent(import: &str) -> bool {

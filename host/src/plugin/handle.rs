@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     config::PluginConfig,
+    grants::Grants,
     link::{Link, WhenFull},
 };
 
@@ -70,8 +71,6 @@ pub(super) struct Swap {
     pub(super) file: Option<PathBuf>,
     /// None: the settings there are.
     pub(super) config: Option<PluginConfig>,
-    /// Nothing is done if it is the version that runs already.
-    pub(super) only_if_other: bool,
 }
 
 /// What all plugins' tasks share.
@@ -95,7 +94,7 @@ impl PluginHandle {
     /// Starts a plugin's task, which loads and starts the plugin.
     pub fn spawn(name: &str, config: PluginConfig, surroundings: Surroundings) -> Self {
         let (requests, inbox) = mpsc::channel(8);
-        let (sender, standing) = watch::channel(Standing::default());
+        let (sender, standing) = watch::channel(Standing::new(config.grants.clone()));
         let counters = Arc::<Counters>::default();
         let task = Task::new(name, config, surroundings, inbox, sender, counters.clone());
         // The span is given here since a spawned task does not inherit one.
@@ -122,19 +121,25 @@ impl PluginHandle {
         Report::new(&self.standing.borrow(), &self.counters, Instant::now())
     }
 
+    /// What it may do.
+    pub fn grants(&self) -> Grants {
+        self.standing.borrow().grants.clone()
+    }
+
     /// Puts the component in the file in place of the running one.
     pub async fn swap(&self, file: PathBuf) -> Result<(), SwapError> {
-        self.request_swap(Swap { file: Some(file), config: None, only_if_other: false }).await
+        self.request_swap(Swap { file: Some(file), config: None }).await
     }
 
     /// The configured file may have changed: if so, puts it in place of what runs.
     pub async fn refresh(&self) -> Result<(), SwapError> {
-        self.request_swap(Swap { file: None, config: None, only_if_other: true }).await
+        self.request_swap(Swap { file: None, config: None }).await
     }
 
-    /// Puts other settings in force.
+    /// Puts settings in force, and the configured file if it has changed. Where neither is
+    /// other than what is in force, nothing happens.
     pub async fn configure(&self, config: PluginConfig) -> Result<(), SwapError> {
-        self.request_swap(Swap { file: None, config: Some(config), only_if_other: false }).await
+        self.request_swap(Swap { file: None, config: Some(config) }).await
     }
 
     /// Brings the version before back.
@@ -162,11 +167,18 @@ impl PluginHandle {
         self.ask(|reply| Request::End(StopReason::Removed, reply)).await;
     }
 
-    /// Digests of the versions that run or could come back.
-    pub fn digests(&self) -> Vec<String> {
+    /// Digests of the versions that run or could come back. None: that is not known yet, or
+    /// what is configured can't be loaded.
+    pub fn digests(&self) -> Option<Vec<String>> {
         let standing = self.standing.borrow();
-        let versions = [&standing.version, &standing.previous];
-        versions.into_iter().flatten().map(|about| about.digest.clone()).collect()
+        let version = standing.version.as_ref()?;
+        Some(
+            [Some(version), standing.previous.as_ref()]
+                .into_iter()
+                .flatten()
+                .map(|about| about.digest.clone())
+                .collect(),
+        )
     }
 
     async fn request_swap(&self, swap: Swap) -> Result<(), SwapError> {

@@ -50,11 +50,9 @@ pub(super) struct Lent {
     plugin: Arc<str>,
     pub(super) state: State,
     /// Filters it has asked for.
-    subscriptions: BTreeSet<TopicFilter>,
+    subscriptions: BTreeMap<TopicFilter, Qos>,
     /// Those of them this version has asked for.
     asked: BTreeSet<TopicFilter>,
-    /// Those of the version before.
-    before: BTreeSet<TopicFilter>,
     /// Refusals, each logged once.
     refused: BTreeSet<String>,
     /// When a publish of this call has to stop waiting for room.
@@ -108,6 +106,10 @@ impl GuestState {
         &mut self.memory
     }
 
+    pub(super) fn may_log(&mut self) -> bool {
+        self.allowance.take()
+    }
+
     fn lent(&mut self) -> wasmtime::Result<&mut Lent> {
         self.lent.as_mut().ok_or_else(|| wasmtime::Error::msg("a plugin may call the host from `start` on, not before"))
     }
@@ -116,7 +118,7 @@ impl GuestState {
 impl Lent {
     pub(super) fn new(client: Client, about: Arc<About>, limits: &Limits, saved: &mut Saved) -> Self {
         let now = Instant::now();
-        Self {
+        let mut lent = Self {
             client,
             plugin: about.name.as_str().into(),
             about,
@@ -124,17 +126,22 @@ impl Lent {
             state: State::new(std::mem::take(&mut saved.state), limits.state_bytes),
             subscriptions: std::mem::take(&mut saved.subscriptions).into_iter().collect(),
             asked: BTreeSet::new(),
-            before: BTreeSet::new(),
             refused: BTreeSet::new(),
             patience: now,
-        }
+        };
+        lent.release(|about, filter| !about.grants.allow_subscribe(filter));
+        lent
     }
 
     /// A call begins that may take so long. A publish that waits for room leaves the guest
     /// a tenth of that to make something of the refusal.
     pub(super) fn call_begins(&mut self, deadline: Duration) {
         self.patience = Instant::now() + deadline * 9 / 10;
-        // A call that failed left its writes behind.
+        self.undo();
+    }
+
+    /// What a call that did not end well wrote to the state never was.
+    pub(super) fn undo(&mut self) {
         self.state.undo();
     }
 
@@ -153,40 +160,51 @@ impl Lent {
 
     /// Puts another configuration in force; subscriptions it does not grant end.
     pub(super) fn configure(&mut self, about: Arc<About>, limits: &Limits) {
-        let (kept, gone) = std::mem::take(&mut self.subscriptions)
-            .into_iter()
-            .partition(|filter| about.grants.allow_subscribe(filter));
-        self.subscriptions = kept;
-        let gone: BTreeSet<_> = gone;
-        gone.into_iter().for_each(|filter| self.client.unsubscribe(filter));
         self.about = about;
         self.bucket = Bucket::new(limits.publish_rate, Instant::now());
         self.state.set_limit(limits.state_bytes);
         self.refused.clear();
+        self.release(|about, filter| !about.grants.allow_subscribe(filter));
     }
 
-    /// From now on it is noted which filters are asked for.
-    pub(super) fn note_subscriptions(&mut self) {
+    /// From now on it is noted which filters are asked for. Those there are come out.
+    pub(super) fn note_subscriptions(&mut self) -> BTreeMap<TopicFilter, Qos> {
         self.asked.clear();
-        self.before.clone_from(&self.subscriptions);
+        self.subscriptions.clone()
     }
 
-    /// Gives back the filters there were not before.
-    pub(super) fn release_new(&mut self) {
-        for filter in self.subscriptions.difference(&self.before) {
-            self.client.unsubscribe(filter.clone());
+    /// All there are count as asked for: nobody knows any more which were.
+    pub(super) fn ask_for_all(&mut self) {
+        self.asked = self.subscriptions.keys().cloned().collect();
+    }
+
+    /// Gives back the filters there were not before, and asks for those there were.
+    pub(super) fn restore_subscriptions(&mut self, before: BTreeMap<TopicFilter, Qos>) {
+        self.release(|_, filter| !before.contains_key(filter));
+        for (filter, qos) in before {
+            if !self.subscriptions.contains_key(&filter) && self.about.grants.allow_subscribe(&filter) {
+                self.subscriptions.insert(filter.clone(), qos);
+                self.client.subscribe(filter, qos);
+            }
         }
-        self.subscriptions.retain(|filter| self.before.contains(filter));
     }
 
     /// Gives back the filters nobody has asked for since.
     pub(super) fn release_others(&mut self) {
         let asked = std::mem::take(&mut self.asked);
-        for filter in self.subscriptions.difference(&asked) {
-            debug!(%filter, "given back: the new version did not ask for it");
-            self.client.unsubscribe(filter.clone());
-        }
-        self.subscriptions.retain(|filter| asked.contains(filter));
+        self.release(|_, filter| !asked.contains(filter));
+    }
+
+    fn release(&mut self, is_superfluous: impl Fn(&About, &TopicFilter) -> bool) {
+        let (client, about) = (&self.client, &self.about);
+        self.subscriptions.retain(|filter, _| {
+            let goes = is_superfluous(about, filter);
+            if goes {
+                debug!(%filter, "given back");
+                client.unsubscribe(filter.clone());
+            }
+            !goes
+        });
     }
 
     fn state(&mut self) -> Result<&mut State, state::StateError> {
@@ -229,16 +247,17 @@ impl Lent {
             self.log_refusal(&why);
             return Err(mqtt::SubscribeError::NotGranted(why));
         }
-        if !self.subscriptions.contains(&filter) && self.subscriptions.len() >= SUBSCRIPTIONS {
+        if !self.subscriptions.contains_key(&filter) && self.subscriptions.len() >= SUBSCRIPTIONS {
             return Err(mqtt::SubscribeError::LimitReached(SUBSCRIPTIONS as u32));
         }
         self.bucket.take(Instant::now()).map_err(|wait| {
             mqtt::SubscribeError::Other(format!("the plugin's rate is used up; try again in {} ms", milliseconds(wait)))
         })?;
         debug!(%filter, "subscribe");
-        self.subscriptions.insert(filter.clone());
+        let qos = qos.into();
+        self.subscriptions.insert(filter.clone(), qos);
         self.asked.insert(filter.clone());
-        self.client.subscribe(filter, qos.into());
+        self.client.subscribe(filter, qos);
         Ok(())
     }
 
@@ -246,7 +265,7 @@ impl Lent {
         let filter = TopicFilter::parse(filter.clone())
             .map_err(|cause| mqtt::SubscribeError::InvalidFilter(format!("`{filter}`: {cause}")))?;
         self.asked.remove(&filter);
-        if self.subscriptions.remove(&filter) {
+        if self.subscriptions.remove(&filter).is_some() {
             self.client.unsubscribe(filter);
         }
         Ok(())

@@ -7,14 +7,14 @@
 use std::{
     future::poll_fn,
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use tokio::{sync::Semaphore, time::timeout};
 use tracing::debug;
 use wasmtime::{Store, Trap, UpdateDeadline};
 
@@ -27,12 +27,11 @@ use super::{
     component::Loaded,
     engine::Engine,
     imports::{GuestState, Lent},
-    output::{Allowance, Output},
+    output::{Allowance, Output, said},
     timers::Timers,
 };
 use crate::{
     config::{Limits, PluginConfig},
-    link::Outcome,
     message::{Message, Properties},
 };
 
@@ -42,26 +41,42 @@ pub(super) struct Instance {
     guest: Plugin,
     engine: Engine,
     limits: Limits,
-    turn: Turn,
+    turn: Arc<Turn>,
 }
 
-/// What a call holds that computes for longer than a tick; shared with the Store's callback, on
-/// the guest's one task.
-#[derive(Clone, Default)]
-struct Turn(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
+/// Whether a call that computes for longer than a tick holds one of the turns for such calls.
+/// Shared with the Store's callback, on the guest's one task: nobody ever waits for it.
+struct Turn {
+    is_held: AtomicBool,
+    long: Arc<Semaphore>,
+}
 
 impl Turn {
+    fn new(long: Arc<Semaphore>) -> Self {
+        Self { is_held: AtomicBool::new(false), long }
+    }
+
     /// Lets others compute that have waited longer, and waits in turn.
-    async fn wait(&self, long: Arc<Semaphore>) {
+    async fn wait(&self) {
         self.end();
         tokio::task::yield_now().await;
         // Fails only when the semaphore is closed, which nobody does.
-        let permit = long.acquire_owned().await.ok();
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = permit;
+        if let Ok(permit) = self.long.acquire().await {
+            permit.forget();
+            self.is_held.store(true, Relaxed);
+        }
     }
 
     fn end(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if self.is_held.load(Relaxed) && self.is_held.swap(false, Relaxed) {
+            self.long.add_permits(1);
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -74,13 +89,11 @@ pub(super) enum Fault {
     Overran(Duration),
     #[error("it asked for more than {0} bytes of memory (`limits.memory`)")]
     Memory(usize),
+    #[error("it gave the host more than {0} bytes and a payload in one call (`limits.hostcall_bytes`)")]
+    Copied(usize),
     #[error("its start failed: {0}")]
     Start(String),
 }
-
-/// Bytes a guest may have copied out of it in one call to the host, beyond the largest
-/// payload. A payload somewhat over its limit is an error to the guest; one far over it is a trap.
-const COPIED: usize = 1024 * 1024;
 
 impl Instance {
     /// Makes a guest ready; none of its exports has run.
@@ -97,14 +110,14 @@ impl Instance {
         let state = GuestState::new(wasi, loaded.about.version().to_owned(), limits.memory, allowance);
         let mut store = Store::new(&engine.engine, state);
         store.limiter(|state| state.memory());
-        let turn = Turn::default();
-        let (long, taken) = (engine.long.clone(), turn.clone());
+        let turn = Arc::new(Turn::new(engine.long.clone()));
+        let taken = turn.clone();
         store.epoch_deadline_callback(move |_| {
-            let (long, turn) = (long.clone(), taken.clone());
-            Ok(UpdateDeadline::YieldCustom(1, Box::pin(async move { turn.wait(long).await })))
+            let turn = taken.clone();
+            Ok(UpdateDeadline::YieldCustom(1, Box::pin(async move { turn.wait().await })))
         });
         store.set_epoch_deadline(1);
-        store.set_hostcall_fuel(COPIED.saturating_add(max_payload as usize));
+        store.set_hostcall_fuel(limits.hostcall_bytes.saturating_add(max_payload as usize));
         let running = engine.run();
         let guest = timeout(limits.start_deadline, loaded.pre.instantiate_async(&mut store)).await;
         drop(running);
@@ -112,7 +125,7 @@ impl Instance {
         match guest {
             Ok(Ok(guest)) => Ok(Self { store, guest, engine: engine.clone(), limits, turn }),
             Ok(Err(_)) if store.data_mut().memory().refused => Err(Fault::Memory(limits.memory)),
-            Ok(Err(error)) => Err(Fault::trapped(&error)),
+            Ok(Err(error)) => Err(Fault::trapped(&error, &limits)),
             Err(_) => Err(Fault::Overran(limits.start_deadline)),
         }
     }
@@ -122,21 +135,16 @@ impl Instance {
         self.store.data_mut().lent = Some(lent);
     }
 
-    /// A call has ended well.
-    pub(super) async fn call_ended(&mut self, outcome: Outcome) {
-        if let Some(lent) = &mut self.store.data_mut().lent {
-            lent.call_ended(outcome).await;
-        }
-    }
-
     /// What belongs to the plugin.
-    pub(super) fn lent(&mut self) -> Option<&Lent> {
-        self.store.data().lent.as_ref()
-    }
-
-    /// What belongs to the plugin.
-    pub(super) fn lent_mut(&mut self) -> Option<&mut Lent> {
+    pub(super) fn lent(&mut self) -> Option<&mut Lent> {
         self.store.data_mut().lent.as_mut()
+    }
+
+    /// Takes that back. What a call that did not end well wrote to the state is undone.
+    pub(super) fn take_back(&mut self) -> Option<Lent> {
+        let mut lent = self.store.data_mut().lent.take()?;
+        lent.undo();
+        Some(lent)
     }
 
     /// Bytes of its memories and tables.
@@ -144,9 +152,9 @@ impl Instance {
         self.store.data_mut().memory().used()
     }
 
-    /// Takes that back.
-    pub(super) fn take_back(&mut self) -> Option<Lent> {
-        self.store.data_mut().lent.take()
+    /// It may have another line in the log.
+    pub(super) fn may_log(&mut self) -> bool {
+        self.store.data_mut().may_log()
     }
 
     pub(super) fn timers(&mut self) -> &mut Timers {
@@ -154,11 +162,10 @@ impl Instance {
     }
 
     pub(super) async fn start(&mut self, start: StartInfo<'_>) -> Result<(), Fault> {
-        let deadline = self.limits.start_deadline;
-        self.begins(deadline);
+        let deadline = self.begins(self.limits.start_deadline);
         let call = self.guest.alphorn_plugin_guest().call_start(&mut self.store, start);
-        let result = guarded(&self.engine, &self.turn, deadline, call).await;
-        self.judge(result)?.map_err(Fault::Start)
+        let result = guarded(&self.engine, &self.turn, deadline, &self.limits, call).await;
+        self.judge(result)?.map_err(|words| Fault::Start(said(&words)))
     }
 
     pub(super) async fn on_message(
@@ -176,41 +183,42 @@ impl Instance {
             properties: message.properties.as_deref().map(|properties| inbound(properties, &pairs)),
         };
         let delivery = guest::Delivery { message, attempt, redelivered };
-        let deadline = self.limits.deadline;
-        self.begins(deadline);
+        let deadline = self.begins(self.limits.deadline);
         let call = self.guest.alphorn_plugin_guest().call_on_message(&mut self.store, delivery);
-        let result = guarded(&self.engine, &self.turn, deadline, call).await;
-        self.judge(result)
+        let result = guarded(&self.engine, &self.turn, deadline, &self.limits, call).await;
+        Ok(self.judge(result)?.map_err(|failure| match failure {
+            Failure::Retry(words) => Failure::Retry(said(&words)),
+            Failure::Drop(words) => Failure::Drop(said(&words)),
+        }))
     }
 
     pub(super) async fn on_timer(&mut self, timer: u32, missed: u32) -> Result<Result<(), String>, Fault> {
-        let deadline = self.limits.deadline;
-        self.begins(deadline);
+        let deadline = self.begins(self.limits.deadline);
         let call = self.guest.alphorn_plugin_guest().call_on_timer(&mut self.store, timer, missed);
-        let result = guarded(&self.engine, &self.turn, deadline, call).await;
-        self.judge(result)
+        let result = guarded(&self.engine, &self.turn, deadline, &self.limits, call).await;
+        Ok(self.judge(result)?.map_err(|words| said(&words)))
     }
 
     pub(super) async fn on_event(&mut self, event: Event<'_>) -> Result<(), Fault> {
-        let deadline = self.limits.deadline;
-        self.begins(deadline);
+        let deadline = self.begins(self.limits.deadline);
         let call = self.guest.alphorn_plugin_guest().call_on_event(&mut self.store, event);
-        let result = guarded(&self.engine, &self.turn, deadline, call).await;
+        let result = guarded(&self.engine, &self.turn, deadline, &self.limits, call).await;
         self.judge(result)
     }
 
     pub(super) async fn stop(&mut self, reason: StopReason) -> Result<Result<Option<Vec<u8>>, String>, Fault> {
-        let deadline = self.limits.deadline;
-        self.begins(deadline);
+        let deadline = self.begins(self.limits.deadline);
         let call = self.guest.alphorn_plugin_guest().call_stop(&mut self.store, reason);
-        let result = guarded(&self.engine, &self.turn, deadline, call).await;
-        self.judge(result)
+        let result = guarded(&self.engine, &self.turn, deadline, &self.limits, call).await;
+        Ok(self.judge(result)?.map_err(|words| said(&words)))
     }
 
-    fn begins(&mut self, deadline: Duration) {
+    /// A call begins that may take so long.
+    fn begins(&mut self, deadline: Duration) -> Duration {
         if let Some(lent) = &mut self.store.data_mut().lent {
             lent.call_begins(deadline);
         }
+        deadline
     }
 
     /// A guest that was refused memory usually traps over it; the cause is worth more than the trap.
@@ -226,12 +234,17 @@ impl Instance {
 
 impl Fault {
     /// In one line; where in the guest it happened is for who debugs it.
-    fn trapped(error: &wasmtime::Error) -> Self {
+    fn trapped(error: &wasmtime::Error, limits: &Limits) -> Self {
         debug!("{error:#}");
-        match error.downcast_ref::<Trap>() {
-            Some(trap) => Self::Trapped(trap.to_string()),
-            None => Self::Trapped(error.root_cause().to_string()),
+        if let Some(trap) = error.downcast_ref::<Trap>() {
+            return Self::Trapped(trap.to_string());
         }
+        let cause = error.root_cause().to_string();
+        // It has no type of its own; `tests/hostile.rs` notices when the words change.
+        if cause.contains("fuel allocated for hostcalls has been exhausted") {
+            return Self::Copied(limits.hostcall_bytes);
+        }
+        Self::Trapped(cause)
     }
 }
 
@@ -239,6 +252,7 @@ async fn guarded<R>(
     engine: &Engine,
     turn: &Turn,
     deadline: Duration,
+    limits: &Limits,
     call: impl Future<Output = wasmtime::Result<R>>,
 ) -> Result<R, Fault> {
     let _running = engine.run();
@@ -253,7 +267,7 @@ async fn guarded<R>(
     });
     match timeout(deadline, call).await {
         Ok(Ok(result)) => Ok(result),
-        Ok(Err(error)) => Err(Fault::trapped(&error)),
+        Ok(Err(error)) => Err(Fault::trapped(&error, limits)),
         Err(_) => Err(Fault::Overran(deadline)),
     }
 }

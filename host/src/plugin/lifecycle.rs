@@ -59,14 +59,13 @@ impl Life {
     }
 
     /// An instance has started.
-    pub(super) fn started(&mut self) {
-        self.state = State::Running;
+    pub(super) fn started(&mut self, on_probation: bool) {
+        self.state = if on_probation { State::Probation } else { State::Running };
     }
 
-    /// Another version has started, and has another chance.
-    pub(super) fn swapped(&mut self, is_on_probation: bool) {
+    /// Another version has another chance.
+    pub(super) fn swapped(&mut self) {
         self.faults.recent.clear();
-        self.state = if is_on_probation { State::Probation } else { State::Running };
     }
 
     /// The probation is over.
@@ -76,9 +75,10 @@ impl Life {
         }
     }
 
-    /// The instance is of no use any more.
-    pub(super) fn fault(&mut self, now: Instant) -> After {
-        if self.state == State::Probation {
+    /// The instance is of no use any more. `can_return`: it is on probation, and the version
+    /// before is there.
+    pub(super) fn fault(&mut self, now: Instant, can_return: bool) -> After {
+        if can_return {
             self.state = State::Starting;
             return After::RollBack;
         }
@@ -163,28 +163,32 @@ mod tests {
         let start = Instant::now();
         let mut life = Life::new(3, 60 * SECOND);
         for pause in [500, 1000, 2000] {
-            assert_eq!(life.fault(start), After::Restart(Duration::from_millis(pause)));
+            assert_eq!(life.fault(start, false), After::Restart(Duration::from_millis(pause)));
             assert_eq!(*life.state(), State::Waiting);
-            life.started();
+            life.started(false);
         }
-        assert_eq!(life.fault(start), After::Quarantine);
+        assert_eq!(life.fault(start, false), After::Quarantine);
         assert_eq!(*life.state(), State::Quarantined);
-        life.swapped(false);
+        life.swapped();
+        life.started(false);
         assert_eq!(*life.state(), State::Running);
-        assert_eq!(life.fault(start), After::Restart(Duration::from_millis(500)), "another version has another chance");
+        let again = After::Restart(Duration::from_millis(500));
+        assert_eq!(life.fault(start, false), again, "another version has another chance");
     }
 
     #[test]
     fn a_fault_on_probation_brings_the_version_before_back() {
         let now = Instant::now();
         let mut life = Life::new(0, SECOND);
-        life.swapped(true);
-        assert_eq!(life.fault(now), After::RollBack);
-        life.started();
-        assert_eq!(life.fault(now), After::Quarantine, "the version before has no probation");
-        life.swapped(true);
+        life.started(true);
+        assert_eq!(*life.state(), State::Probation);
+        assert_eq!(life.fault(now, true), After::RollBack);
+        life.started(false);
+        assert_eq!(life.fault(now, false), After::Quarantine, "the version before has no probation");
+        life.started(true);
         life.passed();
-        assert_eq!(life.fault(now), After::Quarantine);
+        assert_eq!(*life.state(), State::Running);
+        assert_eq!(life.fault(now, false), After::Quarantine);
         life.passed();
         assert_eq!(*life.state(), State::Quarantined, "too late");
     }
@@ -192,11 +196,11 @@ mod tests {
     #[test]
     fn who_is_stopped_and_started_has_no_past() {
         let mut life = Life::new(1, 60 * SECOND);
-        life.fault(Instant::now());
+        life.fault(Instant::now(), false);
         life.stopped();
         life.starts();
-        life.started();
-        assert_eq!(life.fault(Instant::now()), After::Restart(Duration::from_millis(500)));
+        life.started(false);
+        assert_eq!(life.fault(Instant::now(), false), After::Restart(Duration::from_millis(500)));
     }
 
     #[test]

@@ -20,6 +20,16 @@ use wasmtime_wasi::{
 use super::imports::LONGEST_LINE;
 use crate::rate::{Bucket, Rate};
 
+/// The most of a guest's words that is kept with a message or an error, in bytes.
+const WORDS: usize = 1024;
+
+/// What a guest gives as its reason, as it may be logged and kept: in one line, so that it can't
+/// look like a line of the host's own, and no longer than needed.
+pub(super) fn said(words: &str) -> String {
+    let words = words.get(..words.floor_char_boundary(WORDS)).unwrap_or(words);
+    words.trim().replace(char::is_control, " ")
+}
+
 /// Stdout or stderr of one guest.
 #[derive(Clone)]
 pub(super) struct Output(Arc<Mutex<Lines>>);
@@ -179,5 +189,17 @@ impl AsyncWrite for Output {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guests_words_are_one_line_of_bounded_length() {
+        assert_eq!(said(" a\nERROR link: b\u{1b}[31m\n"), "a ERROR link: b [31m");
+        let long = said(&"ä".repeat(5000));
+        assert!(long.len() <= WORDS && long.chars().all(|c| c == 'ä'), "{}", long.len());
     }
 }

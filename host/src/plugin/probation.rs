@@ -1,17 +1,23 @@
 //! A version on probation: when it has stood it, and what the one before gets back if not. Pure.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     time::{Duration, Instant},
 };
 
-use crate::{message::Message, store::Entries};
+use crate::{
+    message::{Message, Qos},
+    store::Entries,
+    topic::TopicFilter,
+};
 
 /// What a roll-back needs.
 #[derive(Debug)]
 pub(super) struct Probation {
     /// What the version before handed over.
     pub(super) handed_over: Option<Vec<u8>>,
+    /// What it had subscribed to.
+    pub(super) subscriptions: BTreeMap<TopicFilter, Qos>,
     /// The state as it was when this version started.
     pub(super) snapshot: Entries,
     until: Instant,
@@ -27,6 +33,7 @@ impl Probation {
     pub(super) fn new(now: Instant, time: Duration, messages: u32, max_bytes: usize) -> Self {
         Self {
             handed_over: None,
+            subscriptions: BTreeMap::new(),
             snapshot: Entries::new(),
             until: now + time,
             messages_left: messages,
@@ -39,6 +46,11 @@ impl Probation {
     /// When it ends, if no fault comes before.
     pub(super) fn until(&self) -> Instant {
         self.until
+    }
+
+    /// It has its time again: it was interrupted.
+    pub(super) fn restart(&mut self, now: Instant, time: Duration) {
+        self.until = now + time;
     }
 
     /// It has stood it.
@@ -74,7 +86,7 @@ impl Probation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{message::Qos, topic::TopicName};
+    use crate::topic::TopicName;
 
     fn message() -> Message {
         let topic = TopicName::parse("t").unwrap();
@@ -92,6 +104,9 @@ mod tests {
         probation.handled();
         assert!(probation.is_over(now));
         assert!(Probation::new(now, Duration::ZERO, 100, 0).is_over(now), "none at all");
+        let mut interrupted = Probation::new(now, Duration::from_secs(30), 2, 1000);
+        interrupted.restart(now + Duration::from_secs(60), Duration::from_secs(30));
+        assert!(!interrupted.is_over(now + Duration::from_secs(89)));
     }
 
     #[test]

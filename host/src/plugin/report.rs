@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{component::About, lifecycle::State};
-use crate::link::Gauge;
+use crate::{grants::Grants, link::Gauge};
 
 /// What changes with a plugin's state.
 #[derive(Debug, Clone)]
@@ -18,6 +18,8 @@ pub(super) struct Standing {
     pub(super) version: Option<About>,
     /// The version before it.
     pub(super) previous: Option<About>,
+    /// What it may do.
+    pub(super) grants: Grants,
     /// What went wrong last.
     pub(super) last_error: Option<String>,
     pub(super) gauge: Option<Gauge>,
@@ -58,6 +60,8 @@ pub struct Report {
     pub handled: u64,
     /// Messages it could not handle.
     pub dead: u64,
+    /// Messages for it that found no room.
+    pub dropped: u64,
     /// How often it failed.
     pub faults: u64,
     /// How often a version took over.
@@ -74,13 +78,14 @@ pub struct Report {
     pub outbox: (usize, usize),
 }
 
-impl Default for Standing {
-    fn default() -> Self {
+impl Standing {
+    pub(super) fn new(grants: Grants) -> Self {
         Self {
             state: State::Starting,
             since: Instant::now(),
             version: None,
             previous: None,
+            grants,
             last_error: None,
             gauge: None,
         }
@@ -90,7 +95,7 @@ impl Default for Standing {
 impl Report {
     pub(super) fn new(standing: &Standing, counters: &Counters, now: Instant) -> Self {
         let version = |about: &About| about.version().to_owned();
-        let [mailbox, outbox] = standing.gauge.as_ref().map(Gauge::read).unwrap_or_default();
+        let gauge = standing.gauge.as_ref();
         Self {
             state: standing.state.clone(),
             since: now.saturating_duration_since(standing.since),
@@ -106,8 +111,9 @@ impl Report {
             calls: counters.calls.load(Relaxed),
             busy: Duration::from_nanos(counters.busy.load(Relaxed)),
             memory: counters.memory.load(Relaxed),
-            mailbox,
-            outbox,
+            dropped: gauge.map_or(0, Gauge::dropped),
+            mailbox: gauge.map(Gauge::mailbox).unwrap_or_default(),
+            outbox: gauge.map(Gauge::outbox).unwrap_or_default(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Messages that wait: for their next attempt, or behind one of their topic that does.
 //!
-//! Pure, but for the deliveries it holds. They still count in the plugin's mailbox, which
-//! bounds them.
+//! Pure, but for the deliveries it holds, of which it may have as many as the mailbox beside
+//! those in there; what is more counts in the mailbox, too, and that bounds all of them.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -29,17 +29,17 @@ impl<D> Retries<D> {
         Self { topics: HashMap::new() }
     }
 
-    /// Puts a message behind others of its topic, or gives it back: there are none.
-    pub(super) fn behind(&mut self, topic: &TopicName, delivery: D) -> Option<D> {
-        if self.topics.is_empty() {
-            return Some(delivery);
-        }
-        match self.topics.get_mut(topic) {
-            Some(waiting) => {
-                waiting.queue.push_back(delivery);
-                None
-            }
-            None => Some(delivery),
+    /// A message of this topic has to wait behind another one.
+    pub(super) fn holds(&self, topic: &TopicName) -> bool {
+        !self.topics.is_empty() && self.topics.contains_key(topic)
+    }
+
+    /// Puts a message behind others of its topic.
+    pub(super) fn behind(&mut self, topic: TopicName, delivery: D) {
+        if let Some(waiting) = self.topics.get_mut(&topic) {
+            waiting.queue.push_back(delivery);
+        } else {
+            self.hold(topic, delivery, 1, Instant::now());
         }
     }
 
@@ -73,9 +73,12 @@ impl<D> Retries<D> {
         }
     }
 
-    /// Takes everything out, each topic in order.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = D> {
-        std::mem::take(&mut self.topics).into_values().flat_map(|waiting| waiting.queue)
+    /// Takes everything out, each topic in order. True: it was tried before.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = (D, bool)> {
+        std::mem::take(&mut self.topics).into_values().flat_map(|waiting| {
+            let is_tried = waiting.next.is_some_and(|(_, attempt)| attempt > 1);
+            waiting.queue.into_iter().enumerate().map(move |(place, delivery)| (delivery, is_tried && place == 0))
+        })
     }
 
     /// Gives everything up.
@@ -98,10 +101,10 @@ mod tests {
     fn a_retry_holds_back_its_own_topic_only() {
         let now = Instant::now();
         let mut retries = Retries::new();
-        assert_eq!(retries.behind(&topic("a"), 1), Some(1));
+        assert!(!retries.holds(&topic("a")));
         retries.hold(topic("a"), 1, 2, now + Duration::from_secs(1));
-        assert_eq!(retries.behind(&topic("a"), 2), None);
-        assert_eq!(retries.behind(&topic("b"), 3), Some(3));
+        assert_eq!((retries.holds(&topic("a")), retries.holds(&topic("b"))), (true, false));
+        retries.behind(topic("a"), 2);
         assert_eq!(retries.take(now), None);
         assert_eq!(retries.next(), Some(now + Duration::from_secs(1)));
     }
@@ -111,9 +114,10 @@ mod tests {
         let now = Instant::now();
         let mut retries = Retries::new();
         retries.hold(topic("a"), 1, 2, now);
-        retries.behind(&topic("a"), 2);
+        retries.behind(topic("a"), 2);
         assert_eq!(retries.take(now), Some((1, 2)));
-        assert_eq!(retries.behind(&topic("a"), 3), None, "while it is tried");
+        assert!(retries.holds(&topic("a")), "while it is tried");
+        retries.behind(topic("a"), 3);
         assert_eq!(retries.take(now), None);
         retries.done(&topic("a"), now);
         assert_eq!(retries.take(now), Some((2, 1)));
@@ -122,6 +126,16 @@ mod tests {
         retries.done(&topic("a"), now);
         assert_eq!(retries.take(now), Some((3, 1)));
         retries.done(&topic("a"), now);
-        assert_eq!(retries.behind(&topic("a"), 4), Some(4));
+        assert!(!retries.holds(&topic("a")));
+    }
+
+    #[test]
+    fn what_is_taken_out_says_whether_it_was_tried() {
+        let now = Instant::now();
+        let mut retries = Retries::new();
+        retries.hold(topic("a"), 1, 2, now);
+        retries.behind(topic("a"), 2);
+        assert_eq!(retries.drain().collect::<Vec<_>>(), [(1, true), (2, false)]);
+        assert_eq!(retries.next(), None);
     }
 }

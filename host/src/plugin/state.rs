@@ -77,8 +77,13 @@ impl State {
     }
 
     pub(super) fn remove(&mut self, key: ByteString) {
-        if let Some(old) = self.entries.remove(&key) {
-            self.bytes -= cost(&key, &old);
+        let Some(old) = self.entries.remove(&key) else { return };
+        self.bytes -= cost(&key, &old);
+        if self.before.get(&key) == Some(&None) {
+            // This call made it, and nothing is left of that: else a call that makes and removes
+            // one key after the other would fill the memory.
+            self.before.remove(&key);
+        } else {
             self.note(key, Some(old));
         }
     }
@@ -177,6 +182,23 @@ mod tests {
         state.remove("a".into());
         state.set_limit(0);
         assert_eq!(set(&mut state, "b", "1"), Err(NoRoom::None));
+    }
+
+    #[test]
+    fn what_comes_and_goes_within_a_call_leaves_nothing() {
+        let mut state = state(1000);
+        set(&mut state, "old", "1").unwrap();
+        assert_eq!(state.accept().count(), 1);
+        for number in 0..1000 {
+            let key = format!("k{number}");
+            set(&mut state, &key, "").unwrap();
+            state.remove(key.into());
+        }
+        assert_eq!(state.before.len(), 0);
+        state.remove("old".into());
+        set(&mut state, "old", "2").unwrap();
+        state.remove("old".into());
+        assert_eq!(state.accept().collect::<Vec<_>>(), [("old".into(), None)]);
     }
 
     #[test]

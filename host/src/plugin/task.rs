@@ -1,9 +1,10 @@
 //! A plugin's task: the one owner of its Store, its mailbox and its timers.
 //!
-//! It calls the guest for one thing at a time: requests of the host first, then the
-//! state of the link, then timers and messages in turn. Another version takes over
+//! It does one thing at a time: requests of the host first, then the state of the link, then
+//! timers and messages in turn (`calls`). Another version is made ready beside, and takes over
 //! between two calls (`swap`).
 
+mod calls;
 mod swap;
 
 use std::{
@@ -19,22 +20,22 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
+use self::swap::{Preparing, Ready};
 use super::{
-    bindings::exports::alphorn::plugin::guest::{
-        Event, Failure, Refused, StartInfo, StartReason, StopReason, Undelivered,
-    },
+    bindings::exports::alphorn::plugin::guest::{StartInfo, StartReason, StopReason},
     component::Loaded,
-    handle::{Request, Surroundings},
+    handle::{Request, Surroundings, SwapError},
     imports::{About, Lent},
     instance::{Fault, Instance},
-    lifecycle::{After, Life, retry_pause},
+    lifecycle::{After, Life},
     probation::Probation,
     report::{Counters, Standing},
     retries::Retries,
 };
 use crate::{
     config::PluginConfig,
-    link::{ClientOptions, Delivery, Item, LinkState, LinkStatus, Mailbox, Notice, Outcome},
+    link::{ClientOptions, Delivery, Item, LinkStatus, Mailbox, Outcome},
+    message::Qos,
     store::{Change, Installed, OnProbation, Saved},
 };
 
@@ -54,12 +55,19 @@ pub(super) struct Task {
     version: Option<Loaded>,
     /// The one before, and its settings.
     previous: Option<(Loaded, PluginConfig)>,
-    /// What is on disk about them.
+    /// The digest of the configured file, as of what is in force.
+    configured: String,
+    /// What is on disk about versions.
     installed: Installed,
     probation: Option<Probation>,
-    running: Option<Running>,
-    /// What belongs to the plugin while no instance runs.
-    spare: Option<(Lent, Mailbox)>,
+    /// What runs, if anything.
+    instance: Option<Instance>,
+    /// What belongs to the plugin, while no instance has it. None: it has no part in the link.
+    lent: Option<Lent>,
+    mailbox: Option<Mailbox>,
+    /// What is to take over, and what is to follow that.
+    preparing: Option<Preparing>,
+    later: VecDeque<Request>,
     restart_at: Option<Instant>,
     last_error: Option<String>,
     /// Messages that a version on probation had handled: they come before all others.
@@ -68,14 +76,10 @@ pub(super) struct Task {
     retries: Retries<Delivery>,
 }
 
-struct Running {
-    instance: Instance,
-    mailbox: Mailbox,
-}
-
 /// What the task does next.
 enum Next {
     Request(Option<Request>),
+    Ready(Result<Box<Ready>, SwapError>),
     Link,
     Timer,
     Passed,
@@ -107,10 +111,14 @@ impl Task {
             counters,
             version: None,
             previous: None,
+            configured: String::new(),
             installed: Installed::default(),
             probation: None,
-            running: None,
-            spare: None,
+            instance: None,
+            lent: None,
+            mailbox: None,
+            preparing: None,
+            later: VecDeque::new(),
             restart_at: None,
             last_error: None,
             again: VecDeque::new(),
@@ -129,6 +137,7 @@ impl Task {
                     }
                 }
                 Next::Request(None) | Next::Item(None) => return,
+                Next::Ready(ready) => self.take_over(ready).await,
                 Next::Link => self.tell_link().await,
                 Next::Timer => self.fire_timers().await,
                 Next::Passed => self.pass(),
@@ -149,20 +158,41 @@ impl Task {
         }
     }
 
+    async fn next(&mut self) -> Next {
+        let runs = self.instance.is_some();
+        let link_changed = runs && self.seen != Some(self.status.borrow().connection());
+        let timer = self.instance.as_mut().and_then(|instance| instance.timers().next());
+        let retry = self.retries.next().filter(|_| runs);
+        let has_again = runs && !self.again.is_empty();
+        let passes = self.probation.as_ref().map(Probation::until).filter(|_| runs);
+        let at = |instant: Option<Instant>| sleep_until(instant.unwrap_or_else(Instant::now).into());
+        select! {
+            biased;
+            request = self.requests.recv() => Next::Request(request),
+            ready = swap::ready(&mut self.preparing), if self.preparing.is_some() => Next::Ready(ready),
+            () = std::future::ready(()), if link_changed => Next::Link,
+            Ok(()) = self.status.changed(), if runs => Next::Link,
+            () = at(self.restart_at), if self.restart_at.is_some() => Next::Restart,
+            () = at(passes), if passes.is_some() => Next::Passed,
+            () = std::future::ready(()), if has_again => Next::Again,
+            next = async {
+                select! {
+                    () = at(timer), if timer.is_some() => Next::Timer,
+                    () = at(retry), if retry.is_some() => Next::Retry,
+                    item = receive(self.mailbox.as_mut()), if runs => Next::Item(item),
+                    else => std::future::pending().await,
+                }
+            } => next,
+        }
+    }
+
     /// True: that was the last thing to do. Who asked may be gone, so replies may fail.
     async fn obey(&mut self, request: Request) -> bool {
         match request {
-            Request::Swap(swap, reply) => {
-                let swapped = self.swap(*swap).await;
-                if let Err(error) = &swapped {
-                    self.note_error(error.to_string());
-                }
-                let _ = reply.send(swapped);
-            }
-            Request::RollBack(reply) => {
-                let rolled_back = self.roll_back_as_told().await;
-                let _ = reply.send(rolled_back);
-            }
+            Request::Swap(swap, reply) if self.preparing.is_none() => self.prepare(*swap, reply),
+            Request::RollBack(reply) if self.preparing.is_none() => self.roll_back_as_told(reply).await,
+            // One after the other; each has somebody who waits for it, so they are few.
+            request @ (Request::Swap(..) | Request::RollBack(_)) => self.later.push_back(request),
             Request::Stop(reply) => {
                 self.stop(StopReason::Removed).await;
                 self.set_aside();
@@ -181,32 +211,6 @@ impl Task {
         false
     }
 
-    async fn next(&mut self) -> Next {
-        let link_changed = self.running.is_some() && self.seen != Some(self.status.borrow().connection());
-        let timer = self.running.as_mut().and_then(|running| running.instance.timers().next());
-        let retry = self.retries.next().filter(|_| self.running.is_some());
-        let has_again = self.running.is_some() && !self.again.is_empty();
-        let passes = self.probation.as_ref().map(Probation::until).filter(|_| self.running.is_some());
-        let at = |instant: Option<Instant>| sleep_until(instant.unwrap_or_else(Instant::now).into());
-        select! {
-            biased;
-            request = self.requests.recv() => Next::Request(request),
-            () = std::future::ready(()), if link_changed => Next::Link,
-            Ok(()) = self.status.changed(), if self.running.is_some() => Next::Link,
-            () = at(self.restart_at), if self.restart_at.is_some() => Next::Restart,
-            () = at(passes), if passes.is_some() => Next::Passed,
-            () = std::future::ready(()), if has_again => Next::Again,
-            next = async {
-                select! {
-                    () = at(timer), if timer.is_some() => Next::Timer,
-                    () = at(retry), if retry.is_some() => Next::Retry,
-                    item = receive(self.running.as_mut()), if self.running.is_some() => Next::Item(item),
-                    else => std::future::pending().await,
-                }
-            } => next,
-        }
-    }
-
     /// Takes up what an earlier run left, loads the version in force and starts it.
     async fn load_first(&mut self) {
         let mut saved = match self.surroundings.link.saved(&self.name).await {
@@ -217,34 +221,33 @@ impl Task {
             }
             None => Saved::default(),
         };
-        self.spare = Some(self.register(&mut saved));
+        self.register(&mut saved);
+        let in_use = self.surroundings.versions.hold().await;
         let loaded = match self.choose(saved).await {
             Ok(loaded) => loaded,
             Err(error) => {
                 error!("{error}");
                 self.life.failed();
-                self.note_error(error.to_string());
-                self.set_aside();
-                return;
+                self.last_error = Some(error.to_string());
+                return self.set_aside();
             }
         };
         info!(version = loaded.about.version(), bytes = loaded.about.size, "loaded {}", loaded.about.path.display());
         self.version = Some(loaded.clone());
-        let on_probation = self.installed.probation.clone();
+        self.show();
+        drop(in_use);
+        let on_probation = self.installed.probation.clone().filter(|_| self.probation.is_some());
         let (reason, handed_over) = match on_probation {
-            Some(OnProbation { has_started: false, handed_over }) => (StartReason::Swap, handed_over),
+            Some(OnProbation { has_started: false, handed_over, .. }) => (StartReason::Swap, handed_over),
             Some(_) => (StartReason::Restart, None),
             None => (StartReason::First, None),
         };
         let previous = self.previous.as_ref().map(|(loaded, _)| loaded.about.version().to_owned());
-        if self.probation.is_some() {
-            self.life.swapped(true);
-        }
         let previous = previous.filter(|_| reason == StartReason::Swap);
         self.begin(&loaded, reason, previous.as_deref(), handed_over.as_deref()).await;
     }
 
-    /// Instantiates a version and runs its `start`; a fault is dealt with.
+    /// Makes an instance of a version and runs its `start`; a fault is dealt with.
     async fn begin(
         &mut self,
         loaded: &Loaded,
@@ -252,43 +255,37 @@ impl Task {
         previous: Option<&str>,
         handed_over: Option<&[u8]>,
     ) {
-        let instance = self.instantiate(loaded).await;
+        let Surroundings { engine, max_payload, .. } = &self.surroundings;
+        let instance = Instance::new(engine, loaded, &self.config, *max_payload).await;
+        let info = StartInfo { reason, previous_version: previous, handed_over };
         let started = match instance {
-            Ok(instance) => self.start(instance, StartInfo { reason, previous_version: previous, handed_over }).await,
+            Ok(instance) => self.start(instance, info).await,
             Err(fault) => Err(fault),
         };
         match started {
-            Ok(()) if self.probation.is_some() => self.life.swapped(true),
-            Ok(()) => self.life.started(),
-            Err(fault) => return Box::pin(self.fault(&fault, None)).await,
+            Ok(()) => self.show(),
+            Err(fault) => Box::pin(self.fault(&fault, None)).await,
         }
-        self.show();
     }
 
-    async fn instantiate(&mut self, loaded: &Loaded) -> Result<Instance, Fault> {
-        let config = self.config.clone();
-        self.instantiate_with(loaded, &config).await
-    }
-
-    async fn instantiate_with(&mut self, loaded: &Loaded, config: &PluginConfig) -> Result<Instance, Fault> {
-        Instance::new(&self.surroundings.engine, loaded, config, self.surroundings.max_payload).await
-    }
-
+    /// Runs `start` of a new instance.
     async fn start(&mut self, mut instance: Instance, info: StartInfo<'_>) -> Result<(), Fault> {
-        let (lent, mailbox) = match self.spare.take() {
-            Some(spare) => spare,
-            None => self.register(&mut Saved::default()),
-        };
-        lent.client.set_away(false);
-        instance.lend(lent);
-        let started = instance.start(info).await;
-        self.running = Some(Running { instance, mailbox });
+        if self.lent.is_none() {
+            self.register(&mut Saved::default());
+        }
+        if let Some(lent) = self.lent.take() {
+            lent.client.set_away(false);
+            instance.lend(lent);
+        }
         // Whatever the link's state is, this instance has not been told.
         self.seen = None;
+        let started = instance.start(info).await;
+        self.instance = Some(instance);
         if let Err(fault) = started {
             self.discard();
             return Err(fault);
         }
+        self.life.started(self.probation.is_some());
         let behind = self.installed_now().into_iter().collect();
         self.call_ended(Outcome { behind, ..Outcome::default() }).await;
         Ok(())
@@ -297,13 +294,15 @@ impl Task {
     /// What is to be written about versions, if that has changed.
     fn installed_now(&mut self) -> Option<Change> {
         let digest = |loaded: &Loaded| loaded.about.digest.clone();
+        let subscription = |(filter, qos): (&_, &Qos)| (ToString::to_string(filter), *qos == Qos::AtLeastOnce);
         let now = Installed {
-            configured: self.installed.configured.clone(),
+            configured: self.configured.clone(),
             current: self.version.as_ref().map(digest).unwrap_or_default(),
             previous: self.previous.as_ref().map(|(loaded, _)| digest(loaded)),
             probation: self.probation.as_ref().map(|probation| OnProbation {
-                has_started: self.running.is_some(),
+                has_started: self.instance.is_some(),
                 handed_over: probation.handed_over.clone(),
+                subscriptions: probation.subscriptions.iter().map(subscription).collect(),
             }),
         };
         if now == self.installed {
@@ -313,8 +312,10 @@ impl Task {
         Some(Change::Installed { plugin: self.name.clone(), installed: now })
     }
 
-    /// Makes the plugin a client of the link.
-    fn register(&self, saved: &mut Saved) -> (Lent, Mailbox) {
+    /// Makes the plugin a client of the link, in place of the one it was.
+    fn register(&mut self, saved: &mut Saved) {
+        // The link takes the end of the old one for the end of the new one if that came first.
+        (self.lent, self.mailbox) = (None, None);
         let limits = &self.config.limits;
         let (client, mailbox) = self.surroundings.link.client(&ClientOptions {
             name: Some(self.name.clone()),
@@ -325,20 +326,22 @@ impl Task {
             inbox_bytes: limits.inbox_bytes,
             tracked: false,
         });
-        (Lent::new(client, self.about.clone(), limits, saved), mailbox)
+        self.lent = Some(Lent::new(client, self.about.clone(), limits, saved));
+        self.mailbox = Some(mailbox);
     }
 
-    /// A call has ended well.
-    async fn call_ended(&mut self, outcome: Outcome) {
-        let Some(running) = &mut self.running else { return };
-        self.counters.memory.store(running.instance.memory(), Relaxed);
-        running.instance.call_ended(outcome).await;
+    /// What belongs to the plugin, wherever it is.
+    fn lent(&mut self) -> Option<&mut Lent> {
+        match &mut self.instance {
+            Some(instance) => instance.lent(),
+            None => self.lent.as_mut(),
+        }
     }
 
     /// Throws the instance away and keeps what belongs to the plugin.
     fn discard(&mut self) {
-        if let Some(Running { mut instance, mailbox }) = self.running.take() {
-            self.spare = instance.take_back().map(|lent| (lent, mailbox));
+        if let Some(mut instance) = self.instance.take() {
+            self.lent = instance.take_back();
         }
     }
 
@@ -347,10 +350,12 @@ impl Task {
         self.discard();
         self.counters.faults.fetch_add(1, Relaxed);
         self.last_error = Some(fault.to_string());
-        match self.life.fault(Instant::now()) {
+        let can_return = self.probation.is_some() && self.previous.is_some();
+        match self.life.fault(Instant::now(), can_return) {
             After::RollBack => {
                 error!("the version on probation failed, {fault}; the one before comes back");
-                return self.roll_back(failing).await;
+                let handed_over = self.return_to_previous(failing);
+                return self.begin_again(handed_over).await;
             }
             After::Restart(pause) => {
                 error!("the plugin failed, {fault}; it starts again in {}", humantime::format_duration(pause));
@@ -368,12 +373,12 @@ impl Task {
     /// else the plugin has no part in the link.
     fn set_aside(&mut self) {
         self.restart_at = None;
-        match &self.spare {
-            Some((lent, _)) if lent.client.is_durable() => lent.client.set_away(true),
+        match &self.lent {
+            Some(lent) if lent.client.is_durable() => lent.client.set_away(true),
             _ => {
                 self.retries.clear();
                 self.again.clear();
-                self.spare = None;
+                (self.lent, self.mailbox) = (None, None);
             }
         }
         self.show();
@@ -388,29 +393,29 @@ impl Task {
 
     /// Somebody wants it to run.
     async fn start_again(&mut self) -> Result<(), String> {
-        if self.running.is_some() {
+        if self.instance.is_some() {
             return Ok(());
         }
         self.restart_at = None;
         self.life.starts();
         self.last_error = None;
+        let time = self.config.limits.probation_time;
+        if let Some(probation) = &mut self.probation {
+            probation.restart(Instant::now(), time);
+        }
         match self.version.clone() {
             Some(loaded) => self.begin(&loaded, StartReason::First, None, None).await,
             None => self.load_first().await,
         }
-        if self.running.is_some() { Ok(()) } else { Err(self.last_error.clone().unwrap_or_default()) }
+        if self.instance.is_some() { Ok(()) } else { Err(self.last_error.clone().unwrap_or_default()) }
     }
 
     /// Ends the instance in good order.
     async fn stop(&mut self, reason: StopReason) {
-        if let Some(running) = &mut self.running {
-            match running.instance.stop(reason).await {
-                Ok(result) => {
-                    if let Err(error) = result {
-                        warn!("stop: {error}");
-                    }
-                    self.call_ended(Outcome::default()).await;
-                }
+        if let Some(instance) = &mut self.instance {
+            match instance.stop(reason).await {
+                Ok(Ok(_)) => self.call_ended(Outcome::default()).await,
+                Ok(Err(words)) => warn!("stop: {words}"),
                 Err(fault) => error!("the plugin failed in `stop`, {fault}"),
             }
         }
@@ -419,162 +424,16 @@ impl Task {
         self.show();
     }
 
-    /// A message that may have to wait behind others of its topic.
-    async fn receive(&mut self, delivery: Delivery) {
-        let topic = delivery.message.topic.clone();
-        if let Some(delivery) = self.retries.behind(&topic, delivery) {
-            self.handle(delivery, 1).await;
-        }
-    }
-
-    async fn handle(&mut self, delivery: Delivery, attempt: u32) {
-        let Some(running) = &mut self.running else { return };
-        let begin = Instant::now();
-        let redelivered = delivery.redelivered || attempt > 1;
-        let topic = delivery.message.topic.clone();
-        let result = running.instance.on_message(&delivery.message, attempt, redelivered).await;
-        self.count_call(begin);
-        match result {
-            Ok(Ok(())) => self.handled(delivery).await,
-            Ok(Err(Failure::Drop(reason))) => {
-                warn!(%topic, "the plugin gave a message up: {reason}");
-                self.handled(delivery).await;
-            }
-            Ok(Err(Failure::Retry(reason))) => self.try_again(delivery, attempt, &reason),
-            Err(fault) if self.probation.is_some() => self.fault(&fault, Some(delivery)).await,
-            Err(fault) => {
-                self.try_again(delivery, attempt, &fault.to_string());
-                self.fault(&fault, None).await;
-            }
-        }
-        self.retries.done(&topic, Instant::now());
-    }
-
-    async fn handled(&mut self, delivery: Delivery) {
-        self.counters.handled.fetch_add(1, Relaxed);
-        let mut outcome = Outcome::default();
-        if let Some(probation) = &mut self.probation {
-            probation.handled();
-            if let Some(number) = delivery.number() {
-                outcome.is_kept = true;
-                let dropped = probation.keep(number, delivery.message.clone());
-                let change = |number| Change::NotKept { plugin: self.name.clone(), number };
-                outcome.behind = dropped.into_iter().map(change).collect();
-            }
-        }
-        outcome.handled = Some(delivery);
-        self.call_ended(outcome).await;
-        if self.probation.as_ref().is_some_and(|probation| probation.is_over(Instant::now())) {
-            self.pass();
-        }
-    }
-
-    /// Puts a message off, or gives it up after the last attempt.
-    fn try_again(&mut self, delivery: Delivery, attempt: u32, reason: &str) {
-        let topic = delivery.message.topic.clone();
-        if attempt >= self.config.limits.retry_max {
-            error!(%topic, attempt, "a message was given up after its last attempt, and is a dead letter: {reason}");
-            self.counters.dead.fetch_add(1, Relaxed);
-            let lent = match (&mut self.running, &self.spare) {
-                (Some(running), _) => running.instance.lent(),
-                (None, Some((lent, _))) => Some(lent),
-                (None, None) => None,
-            };
-            match lent {
-                Some(lent) => lent.client.bury(delivery, attempt, reason),
-                None => delivery.handled(),
-            }
-            return;
-        }
-        let pause = retry_pause(self.config.limits.retry_min, attempt + 1);
-        warn!(%topic, attempt, "a message is tried again in {}: {reason}", humantime::format_duration(pause));
-        self.retries.hold(topic, delivery, attempt + 1, Instant::now() + pause);
-    }
-
-    async fn fire_timers(&mut self) {
-        let Some(running) = &mut self.running else { return };
-        let begin = Instant::now();
-        let Some(fired) = running.instance.timers().fire(begin) else { return };
-        let result = running.instance.on_timer(fired.id, fired.missed).await;
-        self.count_call(begin);
-        match result {
-            Ok(Ok(())) => self.call_ended(Outcome::default()).await,
-            Ok(Err(error)) => warn!(timer = fired.id, "on-timer: {error}"),
-            Err(fault) => self.fault(&fault, None).await,
-        }
-    }
-
-    /// Tells the guest what became of the connection since it was told last.
-    async fn tell_link(&mut self) {
-        let (connection, state) = {
-            let status = self.status.borrow_and_update();
-            (status.connection(), status.state.clone())
-        };
-        let seen = self.seen.replace(connection);
-        if seen == Some(connection) {
-            return;
-        }
-        match state {
-            LinkState::Starting => {}
-            LinkState::Down { reason } => self.event(Event::LinkDown(&reason)).await,
-            LinkState::Up { session_present, .. } => {
-                // It was down in between, for less time than the guest took to look.
-                if matches!(seen, Some(Some(_))) {
-                    self.event(Event::LinkDown("the connection was lost and is back")).await;
-                }
-                self.event(Event::LinkUp(session_present)).await;
-            }
-        }
-    }
-
-    async fn tell(&mut self, notice: Notice) {
-        match notice {
-            Notice::Dropped { number, topic, reason, .. } => {
-                let undelivered = Undelivered { id: number, topic: &topic, reason: &reason };
-                self.event(Event::PublishDropped(undelivered)).await;
-            }
-            Notice::Quarantined { number, topic, reason } => {
-                let undelivered = Undelivered { id: number, topic: &topic, reason: &reason };
-                self.event(Event::PublishQuarantined(undelivered)).await;
-            }
-            Notice::SubscriptionRefused { filter, refusal } => {
-                let reason = refusal.to_string();
-                self.event(Event::SubscriptionRefused(Refused { subject: filter.as_str(), reason: &reason })).await;
-            }
-            // For clients that track what goes well; plugins do not.
-            Notice::Published(_) | Notice::Subscribed(_) => {}
-        }
-    }
-
-    async fn event(&mut self, event: Event<'_>) {
-        let Some(running) = &mut self.running else { return };
-        match running.instance.on_event(event).await {
-            Ok(()) => self.call_ended(Outcome::default()).await,
-            Err(fault) => self.fault(&fault, None).await,
-        }
-    }
-
-    fn count_call(&self, begin: Instant) {
-        let nanoseconds = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.counters.calls.fetch_add(1, Relaxed);
-        self.counters.busy.fetch_add(nanoseconds, Relaxed);
-    }
-
-    fn note_error(&mut self, error: String) {
-        self.last_error = Some(error);
-        self.show();
-    }
-
     /// Lets everybody see how it is.
     fn show(&mut self) {
-        let gauge = match (&mut self.running, &self.spare) {
-            (Some(Running { instance, mailbox }), _) => instance.lent().map(|lent| mailbox.gauge(&lent.client)),
-            (None, Some((lent, mailbox))) => Some(mailbox.gauge(&lent.client)),
-            (None, None) => None,
-        };
-        if self.running.is_none() {
+        if self.instance.is_none() {
             self.counters.memory.store(0, Relaxed);
         }
+        let lent = match &mut self.instance {
+            Some(instance) => instance.lent(),
+            None => self.lent.as_mut(),
+        };
+        let gauge = lent.zip(self.mailbox.as_ref()).map(|(lent, mailbox)| mailbox.gauge(&lent.client));
         self.standing.send_modify(|standing| {
             if standing.state != *self.life.state() {
                 standing.state = self.life.state().clone();
@@ -582,6 +441,7 @@ impl Task {
             }
             standing.version = self.version.as_ref().map(|loaded| loaded.about.clone());
             standing.previous = self.previous.as_ref().map(|(loaded, _)| loaded.about.clone());
+            standing.grants.clone_from(&self.about.grants);
             standing.last_error.clone_from(&self.last_error);
             standing.gauge = gauge;
         });
@@ -598,9 +458,9 @@ fn about(name: &str, config: &PluginConfig, surroundings: &Surroundings) -> Abou
     }
 }
 
-async fn receive(running: Option<&mut Running>) -> Option<Item> {
-    match running {
-        Some(running) => running.mailbox.recv().await,
+async fn receive(mailbox: Option<&mut Mailbox>) -> Option<Item> {
+    match mailbox {
+        Some(mailbox) => mailbox.recv().await,
         None => std::future::pending().await,
     }
 }

@@ -7,20 +7,38 @@ use std::{
     io::{self, Write},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use sha2::{Digest, Sha256};
+use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 
 use super::component::hexadecimal;
 
-/// `data_dir/components`; None: nothing is kept on disk.
+/// `data_dir/components`.
 #[derive(Debug, Clone)]
-pub struct Versions(Option<PathBuf>);
+pub struct Versions {
+    /// None: nothing is kept on disk.
+    folder: Option<PathBuf>,
+    /// Held by who puts a version in force, until others can see which.
+    in_use: Arc<RwLock<()>>,
+}
+
+/// As long as this lives no version is removed.
+#[derive(Debug)]
+pub(super) struct InUse {
+    _guard: OwnedRwLockReadGuard<()>,
+}
 
 impl Versions {
     /// Within the host's folder.
     pub fn within(data_dir: Option<&Path>) -> Self {
-        Self(data_dir.map(|folder| folder.join("components")))
+        Self { folder: data_dir.map(|folder| folder.join("components")), in_use: Arc::default() }
+    }
+
+    /// Keeps all there are for a while.
+    pub(super) async fn hold(&self) -> InUse {
+        InUse { _guard: self.in_use.clone().read_owned().await }
     }
 
     /// Where the version of this digest is, if it is there and whole.
@@ -31,7 +49,7 @@ impl Versions {
 
     /// Keeps a copy of the file, which has to have this digest.
     pub(super) fn keep(&self, file: &Path, digest: &str) -> io::Result<()> {
-        let (Some(folder), Some(path)) = (&self.0, self.path(digest)) else { return Ok(()) };
+        let (Some(folder), Some(path)) = (&self.folder, self.path(digest)) else { return Ok(()) };
         if path.try_exists()? {
             return Ok(());
         }
@@ -47,9 +65,17 @@ impl Versions {
         File::open(folder)?.sync_all()
     }
 
-    /// Removes all others. Failing to do so harms nobody.
-    pub fn keep_only(&self, digests: &HashSet<String>) {
-        let Some(Ok(entries)) = self.0.as_ref().map(fs::read_dir) else { return };
+    /// Removes all but those that are wanted, unless somebody is about to put one in force. Failing
+    /// to do so harms nobody. None: it is not known which.
+    pub fn tidy(&self, wanted: impl FnOnce() -> Option<HashSet<String>>) -> Option<HashSet<String>> {
+        let _alone = self.in_use.try_write().ok()?;
+        let digests = wanted()?;
+        self.keep_only(&digests);
+        Some(digests)
+    }
+
+    fn keep_only(&self, digests: &HashSet<String>) {
+        let Some(Ok(entries)) = self.folder.as_ref().map(fs::read_dir) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             if !name.strip_suffix(".wasm").is_some_and(|digest| digests.contains(digest)) {
@@ -61,7 +87,7 @@ impl Versions {
     fn path(&self, digest: &str) -> Option<PathBuf> {
         // A digest from a file that is not ours to trust must not lead elsewhere.
         let is_digest = digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
-        Some(self.0.as_ref().filter(|_| is_digest)?.join(format!("{digest}.wasm")))
+        Some(self.folder.as_ref().filter(|_| is_digest)?.join(format!("{digest}.wasm")))
     }
 }
 
@@ -74,8 +100,8 @@ pub(super) fn digest(path: &Path) -> io::Result<String> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_version_outlasts_the_file_it_came_from() {
+    #[tokio::test]
+    async fn a_version_outlasts_the_file_it_came_from() {
         let folder = tempfile::tempdir().unwrap();
         let versions = Versions::within(Some(folder.path()));
         let file = folder.path().join("plugin.wasm");
@@ -88,7 +114,12 @@ mod tests {
         assert_eq!(versions.find("../../etc/passwd"), None);
         fs::write(versions.find(&one).unwrap(), "damaged").unwrap();
         assert_eq!(versions.find(&one), None);
-        versions.keep_only(&HashSet::new());
+        let held = versions.hold().await;
+        assert_eq!(versions.tidy(|| Some(HashSet::new())), None, "somebody may be about to use one");
+        drop(held);
+        assert_eq!(versions.tidy(|| None), None);
+        assert_eq!(fs::read_dir(folder.path().join("components")).unwrap().count(), 1);
+        assert_eq!(versions.tidy(|| Some(HashSet::new())), Some(HashSet::new()));
         assert_eq!(fs::read_dir(folder.path().join("components")).unwrap().count(), 0);
     }
 

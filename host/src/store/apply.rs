@@ -144,13 +144,11 @@ impl Tables<'_> {
                 let record = Record { number: *attempts, ..inbound(message) };
                 let label = Label { reason, ..self.label(Kind::Dead, plugin, *number, &record) };
                 if let Some(value) = record::encode(&label, message) {
-                    self.dead.insert((&**plugin, *number), value.as_slice())?;
-                    self.last_number = self.last_number.max(*number);
-                    self.limit_dead(plugin)?;
+                    self.bury(plugin, *number, &value)?;
                 }
             }
             Change::Revived { plugin, number, arrival } => {
-                let value = self.dead.remove((&**plugin, *number))?.map(|value| value.value().to_vec());
+                let value = self.exhume(plugin, *number)?;
                 let body = value.as_deref().and_then(|value| record::decode(value).ok());
                 let Some(message) = body.and_then(|(body, _)| body.message()) else { return Ok(()) };
                 let record = inbound(&message);
@@ -160,7 +158,7 @@ impl Tables<'_> {
                 }
             }
             Change::Buried { plugin, number } => {
-                self.dead.remove((&**plugin, *number))?;
+                self.exhume(plugin, *number)?;
             }
             Change::State { plugin, key, value: Some(value) } => {
                 self.state.insert((&**plugin, &**key), &**value)?;
@@ -180,6 +178,8 @@ impl Tables<'_> {
                 empty(&mut self.snapshot, plugin)?;
                 while let Some((number, value)) = first(&self.probation, plugin)? {
                     self.probation.remove((&**plugin, number))?;
+                    // What the other version could not handle, this one perhaps can.
+                    self.exhume(plugin, number)?;
                     self.put_into_inbox(plugin, number, &value)?;
                 }
             }
@@ -215,7 +215,7 @@ impl Tables<'_> {
         self.take_from_inbox(plugin, number)?;
         self.inbox.insert((&**plugin, number), value)?;
         self.last_number = self.last_number.max(number);
-        let held = self.inboxes.entry(plugin.clone()).or_insert(Inbox { bytes: 0, limit: usize::MAX });
+        let held = self.inboxes.entry(plugin.clone()).or_insert_with(|| Inbox::empty(usize::MAX));
         held.bytes += cost(value);
         *self.bytes += cost(value) as u64;
         let mut dropped = 0;
@@ -243,24 +243,32 @@ impl Tables<'_> {
         Ok(())
     }
 
-    /// Dead letters of a plugin have as many bytes as its inbox.
-    fn limit_dead(&mut self, plugin: &Arc<str>) -> Result<(), redb::Error> {
-        let limit = self.inboxes.get(plugin).map_or(usize::MAX, |inbox| inbox.limit);
-        let mut bytes = 0;
-        for row in self.dead.range((&**plugin, 0)..=(&**plugin, u64::MAX))? {
-            bytes += cost(row?.1.value());
-        }
+    /// Dead letters of a plugin have as many bytes as its inbox; what is over that drops the oldest.
+    fn bury(&mut self, plugin: &Arc<str>, number: u64, value: &[u8]) -> Result<(), redb::Error> {
+        self.exhume(plugin, number)?;
+        self.dead.insert((&**plugin, number), value)?;
+        self.last_number = self.last_number.max(number);
+        let held = self.inboxes.entry(plugin.clone()).or_insert_with(|| Inbox::empty(usize::MAX));
+        held.dead += cost(value);
         let mut buried = 0;
-        while bytes > limit {
+        while held.dead > held.limit {
             let Some((oldest, value)) = first(&self.dead, plugin)? else { break };
             self.dead.remove((&**plugin, oldest))?;
-            bytes = bytes.saturating_sub(cost(&value));
+            held.dead = held.dead.saturating_sub(cost(&value));
             buried += 1;
         }
         if buried > 0 {
             self.written.buried.push((plugin.clone(), buried));
         }
         Ok(())
+    }
+
+    fn exhume(&mut self, plugin: &str, number: u64) -> Result<Option<Vec<u8>>, redb::Error> {
+        let value = self.dead.remove((plugin, number))?.map(|value| value.value().to_vec());
+        if let (Some(value), Some(held)) = (&value, self.inboxes.get_mut(plugin)) {
+            held.dead = held.dead.saturating_sub(cost(value));
+        }
+        Ok(value)
     }
 }
 

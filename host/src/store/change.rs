@@ -284,6 +284,8 @@ pub struct OnProbation {
     /// What the version before handed over.
     #[serde(with = "serde_bytes")]
     pub handed_over: Option<Vec<u8>>,
+    /// What the version before had subscribed to; true: at least once.
+    pub subscriptions: Vec<(String, bool)>,
 }
 
 /// What is kept of one plugin besides its messages.
@@ -298,7 +300,7 @@ pub struct Saved {
     /// What the version on probation has handled, in order.
     pub kept: Vec<Arrived>,
     /// What it has subscribed to.
-    pub subscriptions: Vec<TopicFilter>,
+    pub subscriptions: Vec<(TopicFilter, Qos)>,
 }
 
 /// Keys and values of a plugin's state.
@@ -322,6 +324,14 @@ pub struct DeadLetter {
 }
 
 impl Change {
+    /// Bytes of what it writes to a plugin's state.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::State { key, value, .. } => key.len() + value.as_ref().map_or(0, Bytes::len),
+            _ => 0,
+        }
+    }
+
     /// It puts a message in that is newer than these.
     pub(super) fn is_after(&self, last_seq: u64, last_number: u64) -> bool {
         match self {

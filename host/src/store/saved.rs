@@ -7,7 +7,7 @@ use redb::{ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::{
     DEAD, DeadLetter, Entries, INSTALLED, PROBATION, QUARANTINE, Quarantined, Record, SNAPSHOT, STATE, SUBSCRIPTIONS,
-    Saved, Store, StoreError, Taken, page, record,
+    Saved, Store, StoreError, Taken, page, qos, record,
 };
 use crate::{clock::Age, clock::Stamp, store::Arrived, topic::TopicFilter};
 
@@ -30,12 +30,13 @@ impl Store {
         let mut subscriptions = Vec::new();
         let table = read.open_table(SUBSCRIPTIONS).map_err(redb::Error::from)?;
         for row in table.range((plugin, "")..).map_err(redb::Error::from)? {
-            let (key, _) = row.map_err(redb::Error::from)?;
-            let (owner, filter) = key.value();
+            let (key, value) = row.map_err(redb::Error::from)?;
+            let ((owner, filter), (at_least_once, _)) = (key.value(), value.value());
             if owner != plugin {
                 break;
             }
-            subscriptions.extend(TopicFilter::parse(filter.to_owned()).ok());
+            let filter = TopicFilter::parse(filter.to_owned()).ok();
+            subscriptions.extend(filter.map(|filter| (filter, qos(at_least_once))));
         }
         let installed = read.open_table(INSTALLED).map_err(redb::Error::from)?;
         let installed = installed.get(plugin).map_err(redb::Error::from)?;

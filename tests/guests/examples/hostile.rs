@@ -4,8 +4,8 @@
 use std::{hint::black_box, io::Write as _, thread::sleep, time::Duration};
 
 use alphorn_guest::{
-    Delivery, Event, Failure, Message, Plugin, Qos, Result, Start, StopReason, Timer, config, info, plugin, publish,
-    state, subscribe, timers,
+    Delivery, Error, Event, Failure, Message, Plugin, Qos, Result, Start, StopReason, Timer, config, info, plugin,
+    publish, state, subscribe, timers,
 };
 use alphorn_test_guests::{filters, required};
 
@@ -30,6 +30,7 @@ impl Plugin for Hostile {
                 black_box(());
             },
             "recurse" => recurse(0).to_string(),
+            "nest" => nest([0; 1024]).to_string(),
             "eat" => {
                 let mut eaten = Vec::new();
                 loop {
@@ -59,6 +60,7 @@ impl Plugin for Hostile {
             }
             "huge payload" => said(Message::new(&self.to, vec![7; 1024 * 1024]).publish()),
             "monstrous payload" => said(Message::new(&self.to, vec![7; 100 * 1024 * 1024]).publish()),
+            "large value" => said(state::set("key", vec![7; 3 * 1024 * 1024])),
             "timers" => {
                 let started = (0..5000).filter(|_| timers::every(Duration::from_millis(1)).is_ok()).count();
                 format!("{started} timers")
@@ -68,6 +70,16 @@ impl Plugin for Hostile {
                 sleep(Duration::from_secs(100_000));
                 "woke".to_owned()
             }
+            "failing timers" => {
+                for _ in 0..5 {
+                    timers::every(Duration::from_millis(1))?;
+                }
+                "failing".to_owned()
+            }
+            "state churn" => loop {
+                let _ = state::set("key", "value");
+                let _ = state::remove("key");
+            },
             "long error" => return Err(Failure::drop("x".repeat(1_000_000))),
             "state" => {
                 let mut number = 0;
@@ -85,6 +97,9 @@ impl Plugin for Hostile {
     fn on_timer(&mut self, _: Timer, _: u32) -> Result {
         if config("bad_timer").is_some() {
             panic!("in on_timer");
+        }
+        if config("failing_timers").is_some() {
+            return Err(Error::new("no\nERROR not a line of the host"));
         }
         Ok(())
     }
@@ -105,6 +120,12 @@ fn said<T, E: std::fmt::Display>(result: Result<T, E>) -> String {
         Ok(_) => "taken".to_owned(),
         Err(error) => format!("refused: {error}"),
     }
+}
+
+/// A stack of calls that each hold much: the stack in the guest's own memory ends first.
+fn nest(held: [u64; 1024]) -> u64 {
+    let [first, ..] = black_box(held);
+    if first == u64::MAX { first } else { nest([first + 1; 1024]) + black_box(held).iter().sum::<u64>() }
 }
 
 #[expect(unconditional_recursion, reason = "the point")]

@@ -2,6 +2,7 @@
 //! Of each it tells `to`: payload, count, how this instance was started. What an instance does
 //! that was started by a swap can be spoiled: `on_swap` is what its start does (`trap`, `loop`,
 //! `eat`, `error`), `trap_on` a payload over which it traps. With `refuse` it does not let go.
+//! Over a payload `trap` each version traps. A payload `fail` it counts and can't handle, one that begins with `lost` it can't even count.
 
 use std::hint::black_box;
 
@@ -43,10 +44,13 @@ impl Plugin for Keeper {
 
     fn on_message(&mut self, delivery: Delivery) -> Result<(), Failure> {
         let payload = String::from_utf8(delivery.message.payload)?;
+        if payload.starts_with("lost") {
+            return Err(Failure::retry("as told"));
+        }
         let is_spoiled = self.reason == StartReason::Swap && config("trap_on").as_ref() == Some(&payload);
         self.count += 1;
         state::set("count", self.count.to_string())?;
-        assert!(!is_spoiled, "trapped as told");
+        assert!(!is_spoiled && payload != "trap", "trapped as told");
         if payload == "fail" {
             return Err(Failure::retry("as told"));
         }

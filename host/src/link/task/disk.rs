@@ -193,7 +193,8 @@ impl Task {
         let plugin = self.name(id);
         let ticket = match (token, kept, plugin) {
             (Some(token), Some(message), Some(plugin)) => {
-                changes.push(Change::OnProbation { plugin, number: token, message });
+                // Ahead of those that are kept no longer: it may be one of them.
+                changes.insert(0, Change::OnProbation { plugin, number: token, message });
                 self.session.stores(token, id);
                 Some(self.tickets.add(Ticket::Stored(vec![(id, token)])))
             }
@@ -211,12 +212,14 @@ impl Task {
 
     /// A plugin can't handle a message: it goes to the dead letters.
     pub(super) fn bury(&mut self, id: SubscriberId, dead: Dead) {
-        let Dead { token, message, attempts, reason } = dead;
+        let Dead { token, message, attempts, reason, is_kept } = dead;
         let Some(plugin) = self.name(id) else { return };
         let number = token.unwrap_or_else(|| self.session.new_token());
         self.session.stores(number, id);
         let ticket = self.tickets.add(Ticket::Stored(vec![(id, number)]));
-        self.together(vec![Change::Dead { plugin, number, message, attempts, reason }], None, Some(ticket));
+        let kept = is_kept.then(|| Change::OnProbation { plugin: plugin.clone(), number, message: message.clone() });
+        let dead = Change::Dead { plugin, number, message, attempts, reason };
+        self.together(kept.into_iter().chain([dead]).collect(), None, Some(ticket));
     }
 
     /// A dead letter arrives once more.
@@ -299,6 +302,8 @@ impl Task {
             Report::Inbox { plugin, page } => self.inbox_read(&plugin, page),
             Report::InboxDropped { plugin, messages } => {
                 warn!(%plugin, messages, "the inbox is full: its oldest messages were dropped (`limits.inbox_bytes`)");
+                let client = self.client_named(&plugin).and_then(|id| self.clients.get(&id));
+                client.and_then(|client| client.mailbox.as_ref()).map(|mailbox| mailbox.dropped(messages));
             }
             Report::Buried { plugin, letters } => {
                 warn!(%plugin, letters, "too many dead letters: the oldest were dropped (`limits.inbox_bytes`)");

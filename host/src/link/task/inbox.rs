@@ -1,9 +1,6 @@
 //! Arrivals on their way to plugins: into mailboxes, or into inboxes on disk.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
@@ -65,14 +62,16 @@ impl Task {
 
     fn deliver_qos0(&mut self, id: SubscriberId, message: &Message, duplicate: bool) {
         let Some(client) = self.clients.get_mut(&id) else { return };
-        match client.mailbox.as_ref().filter(|mailbox| !client.is_away && mailbox.has_room(message.cost())) {
-            Some(mailbox) => mailbox.deliver(message.clone(), duplicate, None),
-            None => {
-                client.dropped += 1;
-                if client.dropped.is_power_of_two() {
-                    warn!(client = id, dropped = client.dropped, topic = %message.topic, "a mailbox is full: QoS 0 messages were dropped");
-                }
-            }
+        // Nobody is there, and comes back later.
+        let Some(mailbox) = &client.mailbox else { return };
+        if !client.is_away && mailbox.has_room(message.cost()) {
+            mailbox.deliver(message.clone(), duplicate, None);
+            return;
+        }
+        let dropped = mailbox.dropped(1);
+        if dropped.is_power_of_two() {
+            let plugin = client.name.as_deref();
+            warn!(client = id, plugin, dropped, topic = %message.topic, "a mailbox is full, or nobody reads it: QoS 0 messages were dropped");
         }
     }
 
@@ -193,11 +192,8 @@ impl Task {
 
     /// Whoever this was does not come back.
     pub(super) fn forget(&mut self, id: SubscriberId) {
-        let name: Option<Arc<str>> = self.name(id);
         for filter in self.router.remove(id) {
-            if let Some(name) = &name {
-                self.change_at_broker(|| Change::Unsubscribed { plugin: name.clone(), filter });
-            }
+            self.change_of(id, |plugin| Change::Unsubscribed { plugin, filter });
         }
         self.needs_plan = true;
     }

@@ -4,68 +4,96 @@
 //! load, instantiate │ message boundary │ old: stop │ snapshot │ new: start │ what waits
 //! ```
 //!
-//! Everything up to the boundary happens beside the running version. What `stop` wrote, the
-//! snapshot, the hand-over and which version is in force are one write: whenever the process
-//! ends, the next one finds either the old version with its state, or the new one with what
-//! it was handed.
+//! Everything up to the boundary happens beside the running version, which goes on meanwhile.
+//! What `stop` wrote, the snapshot, the hand-over and which version is in force are one write:
+//! whenever the process ends, the next one finds either the old version with its state, or the
+//! new one with what it was handed.
 
 use std::{
     collections::VecDeque,
     mem,
     path::PathBuf,
+    pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Instant,
 };
 
-use tracing::{info, warn};
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
 
 use super::{
     super::{
         bindings::exports::alphorn::plugin::guest::{StartInfo, StartReason, StopReason},
         component::{self, ComponentError, Loaded},
-        handle::{Swap, SwapError},
+        handle::{Request, Surroundings, Swap, SwapError},
         imports::Lent,
+        instance::Instance,
         lifecycle::State,
         probation::Probation,
-        versions::digest,
+        versions::{InUse, digest},
     },
     Task, about,
 };
 use crate::{
     config::PluginConfig,
     link::{Delivery, Outcome},
+    message::Qos,
     store::{Change, Installed, Saved},
+    topic::TopicFilter,
 };
+
+/// What is to take over, while it is made ready.
+pub(super) struct Preparing {
+    ready: Pin<Box<dyn Future<Output = Result<Box<Ready>, SwapError>> + Send>>,
+    /// Who waits for it.
+    reply: oneshot::Sender<Result<(), SwapError>>,
+}
+
+/// A version that is ready to take over.
+pub(super) struct Ready {
+    config: PluginConfig,
+    /// The digest of the configured file, as far as it can be read.
+    configured: Option<String>,
+    /// None: it is what is in force.
+    candidate: Option<(Loaded, Instance)>,
+    _in_use: InUse,
+}
+
+/// When it is ready, or can't be. Safe to drop: it goes on where it was.
+pub(super) async fn ready(preparing: &mut Option<Preparing>) -> Result<Box<Ready>, SwapError> {
+    match preparing {
+        Some(preparing) => preparing.ready.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
 
 impl Task {
     /// The version to begin with: the one in force when the host ended, unless another file
     /// has been configured since.
     pub(super) async fn choose(&mut self, saved: Saved) -> Result<Loaded, ComponentError> {
-        let configured = digest_of(self.config.component.clone()).await;
+        let file = self.config.component.clone();
+        let configured = digest_of(file.clone()).await;
         let Some(installed) = saved.installed.clone() else {
-            self.installed.configured = configured.unwrap_or_default();
-            return self.load_and_keep(self.config.component.clone()).await;
+            self.configured = configured.unwrap_or_default();
+            return self.load_and_keep(file).await;
         };
         let is_same_file = configured.as_ref().is_none_or(|digest| *digest == installed.configured);
         let is_elsewhere = is_same_file && configured.as_ref() != Some(&installed.current);
         let kept = if is_elsewhere { self.surroundings.versions.find(&installed.current) } else { None };
         let loaded = match kept {
             Some(path) => {
-                let file = self.config.component.display();
                 match &configured {
-                    Some(_) => info!("the version in force is not the one of {file}"),
-                    None => warn!("{file} can't be read; the copy of the version in force is used"),
+                    Some(_) => info!("the version in force is not the one of {}", file.display()),
+                    None => warn!("{} can't be read; the copy of the version in force is used", file.display()),
                 }
                 self.load(path).await?
             }
-            None => self.load_and_keep(self.config.component.clone()).await?,
+            None => self.load_and_keep(file).await?,
         };
         self.find_previous(&installed, &loaded).await;
-        self.resume_probation(&installed, &loaded, saved);
+        self.configured = configured.unwrap_or_else(|| installed.configured.clone());
         self.installed = installed;
-        if let Some(configured) = configured {
-            self.installed.configured = configured;
-        }
+        self.resume_probation(&loaded, saved);
         Ok(loaded)
     }
 
@@ -81,95 +109,159 @@ impl Task {
     }
 
     /// A probation that the end of the process has interrupted begins once more.
-    fn resume_probation(&mut self, installed: &Installed, loaded: &Loaded, saved: Saved) {
-        let Some(on_probation) = &installed.probation else { return };
-        if loaded.about.digest != installed.current || self.previous.is_none() {
+    fn resume_probation(&mut self, loaded: &Loaded, saved: Saved) {
+        let Some(on_probation) = &self.installed.probation else { return };
+        if loaded.about.digest != self.installed.current || self.previous.is_none() {
             self.write(vec![Change::Passed { plugin: self.name.clone() }]);
             return;
         }
         let mut probation = self.new_probation();
         probation.handed_over.clone_from(&on_probation.handed_over);
+        let parsed = |(filter, at_least_once): &(String, bool)| {
+            let qos = if *at_least_once { Qos::AtLeastOnce } else { Qos::AtMostOnce };
+            Some((TopicFilter::parse(filter.clone()).ok()?, qos))
+        };
+        probation.subscriptions = on_probation.subscriptions.iter().filter_map(parsed).collect();
         probation.snapshot = saved.snapshot;
         for arrived in saved.kept {
             probation.keep(arrived.number, arrived.message);
         }
         self.probation = Some(probation);
+        self.lent().map(Lent::ask_for_all);
     }
 
-    /// Puts another version, or other settings, in place of what there is.
-    pub(super) async fn swap(&mut self, swap: Swap) -> Result<(), SwapError> {
-        let Swap { file, config, only_if_other } = swap;
+    /// Begins to make another version, or the same with other settings, ready.
+    pub(super) fn prepare(&mut self, swap: Swap, reply: oneshot::Sender<Result<(), SwapError>>) {
+        let Swap { file, config } = swap;
         let config = config.unwrap_or_else(|| self.config.clone());
-        let configured = digest_of(config.component.clone()).await;
-        let loaded = match (file, self.version.clone()) {
-            (Some(file), _) => self.load_and_keep(file).await?,
-            (None, Some(version)) => {
-                let is_known = configured.is_none() || configured.as_ref() == Some(&self.installed.configured);
-                let is_known = is_known && config.component == self.config.component;
-                let is_in_force = configured.as_ref() == Some(&version.about.digest);
-                match (is_known || is_in_force, only_if_other) {
-                    (true, true) => {
-                        self.configured(configured);
-                        return Ok(());
-                    }
-                    // Other settings for the version in force, wherever that came from.
-                    (true, false) => version,
-                    (false, _) => self.load_and_keep(config.component.clone()).await?,
+        let (is_same, is_same_path) = (config == self.config, config.component == self.config.component);
+        let (version, known) = (self.version.clone(), self.configured.clone());
+        let surroundings = self.surroundings.clone();
+        let ready = async move {
+            let in_use = surroundings.versions.hold().await;
+            let configured = digest_of(config.component.clone()).await;
+            let is_known = is_same_path && configured.as_ref().is_none_or(|digest| *digest == known);
+            let in_force = version
+                .filter(|version| file.is_none() && (is_known || configured.as_ref() == Some(&version.about.digest)));
+            let loaded = match in_force {
+                Some(_) if is_same => {
+                    return Ok(Box::new(Ready { config, configured, candidate: None, _in_use: in_use }));
                 }
-            }
-            (None, None) => self.load_and_keep(config.component.clone()).await?,
+                // Other settings for the version in force, wherever that came from.
+                Some(version) => version,
+                None => {
+                    let file = file.unwrap_or_else(|| config.component.clone());
+                    load_and_keep(&surroundings, file, &config).await?
+                }
+            };
+            make(&surroundings, loaded, config, configured, in_use).await
         };
-        self.configured(configured);
-        self.put_in_place(loaded, config).await
+        self.preparing = Some(Preparing { ready: Box::pin(ready), reply });
     }
 
-    /// The digest of the configured file, as far as it can be read.
-    fn configured(&mut self, digest: Option<String>) {
-        if let Some(digest) = digest {
-            self.installed.configured = digest;
+    /// Somebody wants the version before back.
+    pub(super) async fn roll_back_as_told(&mut self, reply: oneshot::Sender<Result<(), SwapError>>) {
+        let Some((old, config)) = self.previous.clone() else {
+            let _ = reply.send(Err(SwapError::NoneBefore));
+            return;
+        };
+        if self.probation.is_none() {
+            let surroundings = self.surroundings.clone();
+            let ready = async move {
+                let in_use = surroundings.versions.hold().await;
+                make(&surroundings, old, config, None, in_use).await
+            };
+            self.preparing = Some(Preparing { ready: Box::pin(ready), reply });
+            return;
+        }
+        info!("the version on probation is rolled back as told");
+        if let Some(instance) = &mut self.instance {
+            // It has no say in this, but may close what it has open.
+            let _ = instance.stop(StopReason::Removed).await;
+        }
+        let is_stopped = *self.life.state() == State::Stopped;
+        self.discard();
+        self.restart_at = None;
+        let handed_over = self.return_to_previous(None);
+        if is_stopped {
+            self.show();
+        } else {
+            self.begin_again(handed_over).await;
+        }
+        let result = match self.instance {
+            None if !is_stopped => Err(SwapError::Start(self.last_error.clone().unwrap_or_default())),
+            _ => Ok(()),
+        };
+        let _ = reply.send(result);
+    }
+
+    /// What was made ready is put in force, or why not is told; what waited for that is next.
+    pub(super) async fn take_over(&mut self, ready: Result<Box<Ready>, SwapError>) {
+        let Some(Preparing { reply, .. }) = self.preparing.take() else { return };
+        let result = match ready {
+            Ok(ready) => self.put_in_place(*ready).await,
+            Err(error) => Err(error),
+        };
+        if let Err(cause) = &result {
+            let goes_on = if self.instance.is_some() { "; the running version goes on" } else { "" };
+            error!("no new version took over: {cause}{goes_on}");
+            self.last_error = Some(cause.to_string());
+            self.show();
+        }
+        let _ = reply.send(result);
+        while self.preparing.is_none() {
+            match self.later.pop_front() {
+                Some(Request::Swap(swap, reply)) => self.prepare(*swap, reply),
+                Some(Request::RollBack(reply)) => self.roll_back_as_told(reply).await,
+                Some(_) => {}
+                None => return,
+            }
         }
     }
 
-    async fn put_in_place(&mut self, loaded: Loaded, config: PluginConfig) -> Result<(), SwapError> {
-        let instance = self.instantiate_with(&loaded, &config).await;
-        let instance = instance.map_err(|fault| SwapError::Start(fault.to_string()))?;
-        if *self.life.state() == State::Stopped {
-            // Nobody has asked for it to run.
-            self.replace(loaded, config);
+    async fn put_in_place(&mut self, ready: Ready) -> Result<(), SwapError> {
+        let Ready { config, configured, candidate, _in_use } = ready;
+        let Some((loaded, instance)) = candidate else {
+            self.configured = configured.unwrap_or_else(|| mem::take(&mut self.configured));
             let changes = self.installed_now().into_iter().collect();
             self.write(changes);
-            self.show();
             return Ok(());
-        }
-        let lives = self.running.is_some() || self.restart_at.is_some();
+        };
+        let is_stopped = *self.life.state() == State::Stopped;
+        let lives = self.instance.is_some() || self.restart_at.is_some();
         let paused = Instant::now();
         let handed_over = self.stop_for_swap().await?;
         self.restart_at = None;
-        let mut outcome = Outcome {
-            changes: self.with_lent(Lent::writes).unwrap_or_default(),
-            behind: self.end_probation().into_iter().collect(),
-            ..Outcome::default()
-        };
+        self.configured = configured.unwrap_or_else(|| mem::take(&mut self.configured));
+        let changes = self.lent().map(Lent::writes).unwrap_or_default();
+        // Also where none was under way: whatever one has left would be taken for the next one's.
+        self.end_probation();
+        let mut behind = vec![Change::Passed { plugin: self.name.clone() }];
         self.discard();
+        let subscriptions = self.lent().map(Lent::note_subscriptions).unwrap_or_default();
         self.replace(loaded, config);
         if lives && self.previous.is_some() {
             let mut probation = self.new_probation();
             probation.handed_over.clone_from(&handed_over);
-            probation.snapshot = self.with_lent(|lent| lent.state.snapshot()).unwrap_or_default();
+            probation.subscriptions = subscriptions;
+            probation.snapshot = self.lent().map(|lent| lent.state.snapshot()).unwrap_or_default();
             self.probation = Some(probation);
-            outcome.behind.push(Change::Snapshot { plugin: self.name.clone() });
+            behind.push(Change::Snapshot { plugin: self.name.clone() });
         }
-        outcome.behind.extend(self.installed_now());
-        if let Some((lent, _)) = &mut self.spare {
-            lent.note_subscriptions();
-            lent.client.end_call(outcome).await;
+        behind.extend(self.installed_now());
+        if let Some(lent) = &mut self.lent {
+            lent.client.end_call(Outcome { changes, behind, ..Outcome::default() }).await;
+        }
+        if is_stopped {
+            // Nobody has asked for it to run.
+            self.show();
+            return Ok(());
         }
         let previous_version = self.previous.as_ref().map(|(old, _)| old.about.version().to_owned());
         let previous_version = previous_version.as_deref();
         let info = StartInfo { reason: StartReason::Swap, previous_version, handed_over: handed_over.as_deref() };
-        let started = self.start(instance, info).await;
-        self.life.swapped(self.probation.is_some());
-        if let Err(fault) = started {
+        self.life.swapped();
+        if let Err(fault) = self.start(instance, info).await {
             self.fault(&fault, None).await;
             return Err(SwapError::Start(fault.to_string()));
         }
@@ -186,9 +278,13 @@ impl Task {
 
     /// What the running instance hands over, if there is one. What it wrote is still to be accepted.
     async fn stop_for_swap(&mut self) -> Result<Option<Vec<u8>>, SwapError> {
-        let Some(running) = &mut self.running else { return Ok(None) };
-        match running.instance.stop(StopReason::Swap).await {
-            Ok(result) => result.map_err(SwapError::Refused),
+        let Some(instance) = &mut self.instance else { return Ok(None) };
+        match instance.stop(StopReason::Swap).await {
+            Ok(Ok(handed_over)) => Ok(handed_over),
+            Ok(Err(words)) => {
+                self.lent().map(Lent::undo);
+                Err(SwapError::Refused(words))
+            }
             Err(fault) => {
                 self.fault(&fault, None).await;
                 Err(SwapError::Stop(fault.to_string()))
@@ -204,68 +300,58 @@ impl Task {
         self.configure(config);
     }
 
-    /// The version on probation is gone: the one before comes back, with its own hand-over,
-    /// the snapshot, and what was handled since.
-    pub(super) async fn roll_back(&mut self, failing: Option<Delivery>) {
-        let Some(mut probation) = self.probation.take() else { return };
-        let Some((old, config)) = self.previous.take() else { return };
+    /// The version on probation is gone: the one before is in force again, with the snapshot, and
+    /// what was handled since waits for it. Its own hand-over comes out.
+    pub(super) fn return_to_previous(&mut self, failing: Option<Delivery>) -> Option<Vec<u8>> {
+        let mut probation = self.probation.take()?;
+        let (old, config) = self.previous.take()?;
         self.life.passed();
-        self.version = Some(old.clone());
+        self.version = Some(old);
         self.configure(config);
-        if let Some((lent, mailbox)) = &mut self.spare {
+        if let (Some(lent), Some(mailbox)) = (&mut self.lent, &self.mailbox) {
             lent.state.restore(mem::take(&mut probation.snapshot));
-            lent.release_new();
+            lent.restore_subscriptions(mem::take(&mut probation.subscriptions));
             let kept = probation.take_kept().into_iter().map(|(number, message)| mailbox.again(message, number));
             let mut again: VecDeque<_> = kept.collect();
             again.extend(failing.map(Delivery::again));
-            again.extend(self.retries.drain());
+            let tried = |(delivery, is_tried): (Delivery, bool)| if is_tried { delivery.again() } else { delivery };
+            again.extend(self.retries.drain().map(tried));
             again.append(&mut self.again);
             self.again = again;
         }
         let mut changes = vec![Change::RolledBack { plugin: self.name.clone() }];
         changes.extend(self.installed_now());
         self.write(changes);
-        let handed_over = probation.handed_over;
+        probation.handed_over
+    }
+
+    /// The version that came back starts.
+    pub(super) async fn begin_again(&mut self, handed_over: Option<Vec<u8>>) {
+        let Some(old) = self.version.clone() else { return };
         let version = old.about.version().to_owned();
         self.begin(&old, StartReason::Rollback, Some(&version), handed_over.as_deref()).await;
     }
 
-    /// Somebody wants the version before back.
-    pub(super) async fn roll_back_as_told(&mut self) -> Result<(), SwapError> {
-        let Some((old, config)) = self.previous.clone() else { return Err(SwapError::NoneBefore) };
-        if self.probation.is_none() {
-            return self.put_in_place(old, config).await;
-        }
-        info!("the version on probation is rolled back as told");
-        if let Some(running) = &mut self.running {
-            // It has no say in this, but may close what it has open.
-            let _ = running.instance.stop(StopReason::Removed).await;
-        }
-        self.discard();
-        self.restart_at = None;
-        self.roll_back(None).await;
-        match self.running {
-            Some(_) => Ok(()),
-            None => Err(SwapError::Start(self.last_error.clone().unwrap_or_default())),
-        }
-    }
-
     /// The version in force has stood its probation.
     pub(super) fn pass(&mut self) {
-        let Some(passed) = self.end_probation() else { return };
-        let mut changes = vec![passed];
+        if !self.end_probation() {
+            return;
+        }
+        let mut changes = vec![Change::Passed { plugin: self.name.clone() }];
         changes.extend(self.installed_now());
         self.write(changes);
         info!(version = self.version.as_ref().map(|loaded| loaded.about.version()), "the probation is over");
         self.show();
     }
 
-    /// What it has not asked for again is given back.
-    fn end_probation(&mut self) -> Option<Change> {
-        self.probation.take()?;
+    /// What the version in force has not asked for again is given back. False: there was none.
+    fn end_probation(&mut self) -> bool {
+        if self.probation.take().is_none() {
+            return false;
+        }
         self.life.passed();
-        self.with_lent(Lent::release_others);
-        Some(Change::Passed { plugin: self.name.clone() })
+        self.lent().map(Lent::release_others);
+        true
     }
 
     fn new_probation(&self) -> Probation {
@@ -279,40 +365,56 @@ impl Task {
         self.about = Arc::new(about(&self.name, &config, &self.surroundings));
         self.config = config;
         self.life.set_limits(limits.restart_max, limits.restart_within);
-        if let Some((lent, mailbox)) = &mut self.spare {
+        if let Some(lent) = &mut self.lent {
             lent.configure(self.about.clone(), &limits);
             lent.client.set_limits(limits.outbox_bytes, limits.inbox_bytes);
+        }
+        if let Some(mailbox) = &self.mailbox {
             mailbox.set_limits(limits.mailbox_messages, limits.mailbox_bytes);
         }
     }
 
-    fn with_lent<R>(&mut self, what: impl FnOnce(&mut Lent) -> R) -> Option<R> {
-        match (&mut self.running, &mut self.spare) {
-            (Some(running), _) => running.instance.lent_mut().map(what),
-            (None, Some((lent, _))) => Some(what(lent)),
-            (None, None) => None,
-        }
-    }
-
     fn write(&mut self, changes: Vec<Change>) {
-        self.with_lent(|lent| lent.client.write(changes));
+        if let Some(lent) = self.lent() {
+            lent.client.write(changes);
+        }
     }
 
     async fn load(&mut self, path: PathBuf) -> Result<Loaded, ComponentError> {
-        let (engine, limits) = (self.surroundings.engine.clone(), self.config.limits.compile);
-        component::load(&engine, &path, limits).await
+        component::load(&self.surroundings.engine, &path, self.config.limits.compile).await
     }
 
-    /// Loads a file, and keeps a copy for a roll-back after the end of the process.
     async fn load_and_keep(&mut self, path: PathBuf) -> Result<Loaded, ComponentError> {
-        let loaded = self.load(path.clone()).await?;
-        let (versions, digest) = (self.surroundings.versions.clone(), loaded.about.digest.clone());
-        let kept = tokio::task::spawn_blocking(move || versions.keep(&path, &digest)).await;
-        if let Ok(Err(error)) = kept {
-            warn!("no copy of {} can be kept for a roll-back: {error}", loaded.about.path.display());
-        }
-        Ok(loaded)
+        load_and_keep(&self.surroundings, path, &self.config).await
     }
+}
+
+/// Makes an instance of a version, beside what runs.
+async fn make(
+    surroundings: &Surroundings,
+    loaded: Loaded,
+    config: PluginConfig,
+    configured: Option<String>,
+    in_use: InUse,
+) -> Result<Box<Ready>, SwapError> {
+    let instance = Instance::new(&surroundings.engine, &loaded, &config, surroundings.max_payload).await;
+    let instance = instance.map_err(|fault| SwapError::Start(fault.to_string()))?;
+    Ok(Box::new(Ready { config, configured, candidate: Some((loaded, instance)), _in_use: in_use }))
+}
+
+/// Loads a file, and keeps a copy for a roll-back after the end of the process.
+async fn load_and_keep(
+    surroundings: &Surroundings,
+    path: PathBuf,
+    config: &PluginConfig,
+) -> Result<Loaded, ComponentError> {
+    let loaded = component::load(&surroundings.engine, &path, config.limits.compile).await?;
+    let (versions, digest) = (surroundings.versions.clone(), loaded.about.digest.clone());
+    let kept = tokio::task::spawn_blocking(move || versions.keep(&path, &digest)).await;
+    if let Ok(Err(error)) = kept {
+        warn!("no copy of {} can be kept for a roll-back: {error}", loaded.about.path.display());
+    }
+    Ok(loaded)
 }
 
 async fn digest_of(path: PathBuf) -> Option<String> {
