@@ -38,6 +38,11 @@ impl Age {
         Self::of(Duration::ZERO)
     }
 
+    /// It began then, in this run.
+    pub fn since(begin: Instant) -> Self {
+        Self { before: Duration::ZERO, since: begin }
+    }
+
     /// It has been that long already.
     pub fn of(before: Duration) -> Self {
         Self { before, since: Instant::now() }

@@ -62,7 +62,8 @@ impl Host {
         let link = Arc::new(Link::start(config.link, disk).context("the link's thread does not start")?);
         link.forget_others(&config.plugins.keys().map(String::as_str).collect::<Vec<_>>());
         let surroundings = Surroundings {
-            engine: Engine::new(compiler, data_dir.as_deref()).context("the WebAssembly engine does not start")?,
+            engine: Engine::new(compiler, data_dir.as_deref(), config.when_full)
+                .context("the WebAssembly engine does not start")?,
             link: link.clone(),
             versions: Versions::within(data_dir.as_deref()),
             client_id,

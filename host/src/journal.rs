@@ -41,6 +41,8 @@ pub struct JournalSettings {
 /// The journal's thread. Everything told to it is done in the order of telling.
 pub struct Journal {
     orders: Sender<Order>,
+    /// Not told yet.
+    changes: Vec<Change>,
     thread: thread::JoinHandle<()>,
 }
 
@@ -84,8 +86,7 @@ pub enum Report {
 }
 
 enum Order {
-    Change(Change),
-    Together(Vec<Change>),
+    Changes(Vec<Change>),
     Commit(Option<oneshot::Sender<bool>>, Option<u64>),
     LoadOutbox(Arc<str>, u64, usize),
     LoadInbox(Arc<str>, u64, usize),
@@ -134,54 +135,69 @@ impl Journal {
             trouble: None,
         };
         let thread = thread::Builder::new().name("alphorn-journal".into()).spawn(move || writer.run(&inbox))?;
-        Ok(Self { orders, thread })
+        Ok(Self { orders, changes: Vec::new(), thread })
     }
 
-    /// Something is to be written.
-    pub fn change(&self, change: Change) {
-        self.order(Order::Change(change));
+    /// Something is to be written; the thread hears of it with the next order, or by
+    /// [`Journal::flush`]: waking it costs more than the rest.
+    pub fn change(&mut self, change: Change) {
+        self.changes.push(change);
+    }
+
+    /// Tells the thread of all changes so far.
+    pub fn flush(&mut self) {
+        if !self.changes.is_empty() {
+            let changes = std::mem::take(&mut self.changes);
+            self.send(Order::Changes(changes));
+        }
     }
 
     /// These are to be written in one transaction, or none of them.
-    pub fn together(&self, changes: Vec<Change>) {
-        self.order(Order::Together(changes));
+    pub fn together(&mut self, changes: Vec<Change>) {
+        self.changes.extend(changes);
+        self.flush();
     }
 
     /// Reads what is asked for.
-    pub fn look(&self, look: Look) {
+    pub fn look(&mut self, look: Look) {
         self.order(Order::Look(look));
     }
 
     /// Everything told so far is to be durable. `reply` hears true then, or false at once if
     /// the disk fails; `ticket` is reported only when it is durable.
-    pub fn commit(&self, reply: Option<oneshot::Sender<bool>>, ticket: Option<u64>) {
+    pub fn commit(&mut self, reply: Option<oneshot::Sender<bool>>, ticket: Option<u64>) {
         self.order(Order::Commit(reply, ticket));
     }
 
     /// Asks for a part of a plugin's outbox, behind `after`.
-    pub fn load_outbox(&self, owner: Arc<str>, after: u64, max_bytes: usize) {
+    pub fn load_outbox(&mut self, owner: Arc<str>, after: u64, max_bytes: usize) {
         self.order(Order::LoadOutbox(owner, after, max_bytes));
     }
 
     /// Asks for a part of a plugin's inbox, behind `after`.
-    pub fn load_inbox(&self, plugin: Arc<str>, after: u64, max_bytes: usize) {
+    pub fn load_inbox(&mut self, plugin: Arc<str>, after: u64, max_bytes: usize) {
         self.order(Order::LoadInbox(plugin, after, max_bytes));
     }
 
     /// What an inbox may hold, in bytes.
-    pub fn limit_inbox(&self, plugin: Arc<str>, bytes: usize) {
+    pub fn limit_inbox(&mut self, plugin: Arc<str>, bytes: usize) {
         self.order(Order::LimitInbox(plugin, bytes));
     }
 
     /// Writes all that is left and ends.
-    pub fn close(self) {
+    pub fn close(mut self) {
         self.order(Order::Close);
         if self.thread.join().is_err() {
             tracing::error!("the journal's thread ended badly");
         }
     }
 
-    fn order(&self, order: Order) {
+    fn order(&mut self, order: Order) {
+        self.flush();
+        self.send(order);
+    }
+
+    fn send(&self, order: Order) {
         // Fails only when the thread is gone, which a panic would have said.
         let _ = self.orders.send(order);
     }
@@ -242,11 +258,7 @@ impl Writer {
     /// True: it is the end.
     fn take(&mut self, order: Order) -> bool {
         match order {
-            Order::Change(change) => {
-                self.group.add(change);
-                self.since.get_or_insert_with(Instant::now);
-            }
-            Order::Together(changes) => {
+            Order::Changes(changes) => {
                 changes.into_iter().for_each(|change| self.group.add(change));
                 self.since.get_or_insert_with(Instant::now);
             }

@@ -9,16 +9,19 @@
 //! Memory is bounded: where messages are on disk as well, a lane that grows long keeps
 //! only its head here and asks for more as it empties.
 
+mod in_flight;
 mod lane;
 mod room;
 
-use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
 
-use self::lane::{Lane, Put, Queue};
+use rustc_hash::FxHashMap;
+
 pub use self::room::{Full, Reservation, Room, Share};
+use self::{
+    in_flight::InFlight,
+    lane::{Lane, Put, Queue},
+};
 use crate::{clock::Age, message::Message, router::SubscriberId, topic::TopicName};
 
 /// The number of a message in the order of all messages ever taken.
@@ -44,11 +47,11 @@ pub struct Entry {
 /// The queues of all plugins.
 #[derive(Debug)]
 pub struct Outbox {
-    lanes: HashMap<SubscriberId, Lane>,
+    lanes: FxHashMap<SubscriberId, Lane>,
     /// Lanes that have something in memory, the next to send first.
     turns: VecDeque<SubscriberId>,
     /// Sent and not acknowledged: never more than the session's window.
-    in_flight: BTreeMap<Seq, Entry>,
+    in_flight: InFlight,
     /// What `peek` showed last.
     shown: Option<(SubscriberId, Queue)>,
     /// Lanes that should read from the disk.
@@ -115,9 +118,9 @@ impl Outbox {
     /// highest number ever given.
     pub fn new(is_paced: bool, last: Seq) -> Self {
         Self {
-            lanes: HashMap::new(),
+            lanes: FxHashMap::default(),
             turns: VecDeque::new(),
-            in_flight: BTreeMap::new(),
+            in_flight: InFlight::default(),
             shown: None,
             hungry: Vec::new(),
             tails: 0,
@@ -184,31 +187,31 @@ impl Outbox {
 
     /// The broker has acknowledged the message, or it is given up.
     pub fn settle(&mut self, seq: Seq) -> Option<Entry> {
-        self.in_flight.remove(&seq)
+        self.in_flight.remove(seq)
     }
 
     /// A message in flight.
     pub fn in_flight(&self, seq: Seq) -> Option<&Entry> {
-        self.in_flight.get(&seq)
+        self.in_flight.get(seq)
     }
 
     /// The owner's messages in flight on a topic.
     pub fn in_flight_on(&self, owner: SubscriberId, topic: &TopicName) -> Vec<Seq> {
         let is_on = |entry: &Entry| entry.owner == owner && entry.message.topic == *topic;
-        self.in_flight.iter().filter(|(_, entry)| is_on(entry)).map(|(seq, _)| *seq).collect()
+        self.in_flight.iter().filter(|(_, entry)| is_on(entry)).map(|(seq, _)| seq).collect()
     }
 
     /// A message in flight has to be sent again, as if it had not been.
     pub fn put_back(&mut self, seq: Seq) {
-        let Some(entry) = self.in_flight.remove(&seq) else { return };
+        let Some(entry) = self.in_flight.remove(seq) else { return };
         let is_paced = self.is_paced;
         self.with(entry.owner, |lane| lane.put_back(seq, entry, is_paced));
     }
 
     /// The session is lost: what was in flight waits again, in its old order.
     pub fn rewind(&mut self) {
-        while let Some((seq, _)) = self.in_flight.last_key_value() {
-            self.put_back(*seq);
+        while let Some(seq) = self.in_flight.last() {
+            self.put_back(seq);
         }
     }
 
@@ -298,7 +301,7 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{collections::BTreeMap, sync::Arc};
 
     use super::*;
     use crate::message::Qos;

@@ -27,6 +27,7 @@ mod imports;
 mod instance;
 mod lifecycle;
 mod output;
+mod payload;
 mod probation;
 mod report;
 mod retries;

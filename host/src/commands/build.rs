@@ -2,6 +2,7 @@
 
 use alphorn::{
     builder,
+    link::WhenFull,
     plugin::{compile::CompileLimits, component, engine::Engine},
 };
 use anyhow::Context;
@@ -14,7 +15,8 @@ use crate::{
 
 pub(crate) async fn build(args: BuildArgs) -> Result<(), Failure> {
     let built = builder::build(&args.folder).await.map_err(|error| Failure::new(exit::DATA, error))?;
-    let engine = Engine::new(super::compiler(), None).context("the WebAssembly engine does not start")?;
+    let engine =
+        Engine::new(super::compiler(), None, WhenFull::DropNewest).context("the WebAssembly engine does not start")?;
     let loaded = component::load(&engine, &built.component, CompileLimits::default())
         .await
         .map_err(|error| Failure::new(exit::DATA, error))?;

@@ -1,9 +1,12 @@
 //! `alphorn check`: whether a component can run here.
 
-use alphorn::plugin::{
-    compile::CompileLimits,
-    component::{self, About},
-    engine::Engine,
+use alphorn::{
+    link::WhenFull,
+    plugin::{
+        compile::CompileLimits,
+        component::{self, About},
+        engine::Engine,
+    },
 };
 use anyhow::Context;
 use serde_json::json;
@@ -15,7 +18,8 @@ use crate::{
 };
 
 pub(crate) async fn check(args: &CheckArgs) -> Result<(), Failure> {
-    let engine = Engine::new(super::compiler(), None).context("the WebAssembly engine does not start")?;
+    let engine =
+        Engine::new(super::compiler(), None, WhenFull::DropNewest).context("the WebAssembly engine does not start")?;
     let loaded = component::load(&engine, &args.file, CompileLimits::default())
         .await
         .map_err(|error| Failure::new(exit::DATA, error))?;

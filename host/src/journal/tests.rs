@@ -43,7 +43,7 @@ fn restored(folder: &Path) -> u64 {
     Store::open(&settings).unwrap().1.outbox.iter().map(|waiting| waiting.messages).sum()
 }
 
-fn commit(journal: &Journal) -> oneshot::Receiver<bool> {
+fn commit(journal: &mut Journal) -> oneshot::Receiver<bool> {
     let (reply, answer) = oneshot::channel();
     journal.commit(Some(reply), None);
     answer
@@ -52,12 +52,12 @@ fn commit(journal: &Journal) -> oneshot::Receiver<bool> {
 #[test]
 fn a_commit_is_answered_when_all_before_it_is_durable() {
     let folder = tempfile::tempdir().unwrap();
-    let (journal, reports, _, _) = start(folder.path(), Commit::Call, 0);
+    let (mut journal, reports, _, _) = start(folder.path(), Commit::Call, 0);
     for seq in 1..=100 {
         journal.change(taken(seq));
     }
     journal.commit(None, Some(7));
-    assert!(commit(&journal).blocking_recv().unwrap());
+    assert!(commit(&mut journal).blocking_recv().unwrap());
     assert!(matches!(reports.recv_timeout(PATIENCE).unwrap(), Report::Durable(7)));
     journal.change(settled(1));
     journal.close();
@@ -68,12 +68,12 @@ fn a_commit_is_answered_when_all_before_it_is_durable() {
 fn what_was_settled_before_it_was_written_needs_no_commit() {
     let folder = tempfile::tempdir().unwrap();
     // So that nothing is written by the way.
-    let (journal, reports, _, _) = start(folder.path(), Commit::Every(Duration::from_secs(3600)), 0);
+    let (mut journal, reports, _, _) = start(folder.path(), Commit::Every(Duration::from_secs(3600)), 0);
     journal.change(taken(1));
     journal.change(settled(1));
     journal.commit(None, Some(1));
     assert!(matches!(reports.recv_timeout(PATIENCE).unwrap(), Report::Durable(1)));
-    assert!(commit(&journal).blocking_recv().unwrap());
+    assert!(commit(&mut journal).blocking_recv().unwrap());
     journal.close();
     assert_eq!(restored(folder.path()), 0);
 }
@@ -81,7 +81,7 @@ fn what_was_settled_before_it_was_written_needs_no_commit() {
 #[test]
 fn what_comes_within_the_pause_is_written_together() {
     let folder = tempfile::tempdir().unwrap();
-    let (journal, reports, _, _) = start(folder.path(), Commit::Every(Duration::from_millis(50)), 0);
+    let (mut journal, reports, _, _) = start(folder.path(), Commit::Every(Duration::from_millis(50)), 0);
     let begin = Instant::now();
     for ticket in 1..=5 {
         journal.change(taken(ticket));
@@ -98,7 +98,7 @@ fn what_comes_within_the_pause_is_written_together() {
 #[test]
 fn a_page_has_everything_told_before_it_was_asked_for() {
     let folder = tempfile::tempdir().unwrap();
-    let (journal, reports, _, _) = start(folder.path(), Commit::Every(Duration::from_secs(3600)), 0);
+    let (mut journal, reports, _, _) = start(folder.path(), Commit::Every(Duration::from_secs(3600)), 0);
     (1..=10).for_each(|seq| journal.change(taken(seq)));
     journal.change(settled(3));
     journal.load_outbox("one".into(), 2, usize::MAX);
@@ -111,13 +111,13 @@ fn a_page_has_everything_told_before_it_was_asked_for() {
 #[test]
 fn while_the_disk_is_full_nobody_waits_and_nothing_is_forgotten() {
     let folder = tempfile::tempdir().unwrap();
-    let (journal, reports, disk_full, _) = start(folder.path(), Commit::Call, u64::MAX);
+    let (mut journal, reports, disk_full, _) = start(folder.path(), Commit::Call, u64::MAX);
     journal.change(taken(1));
     journal.commit(None, Some(7));
-    assert!(!commit(&journal).blocking_recv().unwrap());
+    assert!(!commit(&mut journal).blocking_recv().unwrap());
     let Report::Trouble(cause) = reports.recv_timeout(PATIENCE).unwrap() else { panic!() };
     assert!(cause.contains("min_free") && disk_full.load(SeqCst), "{cause}");
-    assert!(!commit(&journal).blocking_recv().unwrap(), "at once");
+    assert!(!commit(&mut journal).blocking_recv().unwrap(), "at once");
     // What frees room is written all the same, and then there is nothing left to store.
     journal.change(settled(1));
     assert!(matches!(reports.recv_timeout(PATIENCE).unwrap(), Report::Recovered));

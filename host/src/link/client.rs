@@ -250,21 +250,37 @@ impl Client {
 
     /// Hands a message over. Ok: taken, and its number. Where the outbox is full and
     /// `when_full` says so, it waits for room until then.
-    pub async fn publish(&self, message: Message, until: Instant) -> Result<u32, NotTaken> {
-        self.rules.check(&message)?;
-        if self.held.holds(&message.topic) {
-            return Err(NotTaken::Held(message.topic));
-        }
+    pub async fn publish(&self, message: Message, now: Instant, until: Instant) -> Result<u32, NotTaken> {
+        self.check(&message)?;
         let cost = message.cost();
         let reservation = match self.share.reserve(cost) {
             Ok(reservation) => reservation,
             Err(Full) => self.make_room(cost, until).await?,
         };
+        self.hand_over(message, now, reservation)
+    }
+
+    /// The same without ever waiting: where the outbox is full, the message is refused.
+    pub fn publish_at_once(&self, message: Message, now: Instant) -> Result<u32, NotTaken> {
+        self.check(&message)?;
+        let reservation = self.share.reserve(message.cost()).map_err(|Full| NotTaken::Full)?;
+        self.hand_over(message, now, reservation)
+    }
+
+    fn check(&self, message: &Message) -> Result<(), NotTaken> {
+        self.rules.check(message)?;
+        if self.held.holds(&message.topic) {
+            return Err(NotTaken::Held(message.topic.clone()));
+        }
+        Ok(())
+    }
+
+    fn hand_over(&self, message: Message, now: Instant, reservation: Reservation) -> Result<u32, NotTaken> {
         if message.qos == Qos::AtLeastOnce {
             self.taken.fetch_add(1, Relaxed);
         }
         let (owner, number, tracked) = (self.id, self.next_number(), self.tracked);
-        let entry = Entry { message, owner, number, age: Age::new(), tracked, reservation };
+        let entry = Entry { message, owner, number, age: Age::since(now), tracked, reservation };
         self.commands.send(Command::Publish(entry)).map_err(|_| NotTaken::Ended)?;
         Ok(number)
     }

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use crate::{
@@ -36,7 +37,7 @@ pub(super) type Token = u64;
 #[derive(Debug)]
 pub(super) struct Session {
     /// What is in flight, by packet id.
-    requests: HashMap<u16, InFlight>,
+    requests: FxHashMap<u16, InFlight>,
     last_packet_id: u16,
     /// How long an answer may take.
     operation_timeout: Duration,
@@ -114,7 +115,7 @@ impl Session {
     /// Nothing is in flight. `last_token`: the highest an earlier run gave.
     pub(super) fn new(operation_timeout: Duration, last_token: Token) -> Self {
         Self {
-            requests: HashMap::new(),
+            requests: FxHashMap::default(),
             last_packet_id: 0,
             operation_timeout,
             look_at: None,

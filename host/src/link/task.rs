@@ -11,12 +11,13 @@ mod send;
 mod subscribe;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use rustc_hash::FxHashMap;
 use tokio::{
     select,
     sync::{mpsc, watch},
@@ -64,7 +65,7 @@ pub(super) struct Task {
     phase: watch::Receiver<Phase>,
     /// What messages have to keep to, shared with clients.
     rules: Arc<Rules>,
-    clients: HashMap<SubscriberId, Registered>,
+    clients: FxHashMap<SubscriberId, Registered>,
     router: Router,
     outbox: Outbox,
     session: Session,
@@ -137,7 +138,7 @@ impl Task {
             status,
             phase,
             rules,
-            clients: HashMap::new(),
+            clients: FxHashMap::default(),
             router: Router::default(),
             outbox: Outbox::new(!settings.drain_rate.is_unlimited(), last_seq),
             session: Session::new(settings.operation_timeout, last_token),
@@ -256,6 +257,8 @@ impl Task {
             if let Err(error) = self.fill(&mut connection, &mut clock) {
                 return Some(error);
             }
+            // Filling settles what is of QoS 0.
+            self.tell_journal();
             // What plugins said last may still be on its way here.
             let all_done = self.commands.is_empty()
                 && self.outbox.is_empty()
@@ -332,6 +335,7 @@ impl Task {
     /// What has to be done from time to time, with a connection and without.
     fn do_chores(&mut self) {
         self.read_outbox();
+        self.tell_journal();
         if let (Some(at), Some(max_age)) = (self.sweep_at, self.settings.max_age)
             && at <= Instant::now()
         {
@@ -418,7 +422,7 @@ impl Task {
         if let (Some(mailbox), true) = (&mailbox, returns) {
             mailbox.set_overflows(true);
         }
-        if let (Some(disk), Some(name)) = (&self.disk, &name) {
+        if let (Some(disk), Some(name)) = (&mut self.disk, &name) {
             disk.journal.limit_inbox(name.clone(), inbox_bytes);
         }
         let client = Registered { name, mailbox, is_away: false, overflow, share, held, tracked, dropped: 0 };

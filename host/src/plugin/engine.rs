@@ -21,8 +21,9 @@ use wasmtime::{
 use super::{
     bindings::Plugin,
     compile::{Compiler, Compiling},
-    imports::GuestState,
+    imports::{GuestState, link_publish_at_once},
 };
+use crate::link::WhenFull;
 
 /// How often a running guest lets others run, and so how exactly deadlines are kept. Measured
 /// with `benches/neighbours.rs`: ten times that is ten times the p99 of a neighbour.
@@ -54,11 +55,14 @@ pub(super) struct Running(Arc<Ticker>);
 impl Engine {
     /// Makes the engine and what it lends to guests.
     /// `data_dir`: where what was compiled is kept, if anywhere.
-    pub fn new(compiler: Compiler, data_dir: Option<&Path>) -> anyhow::Result<Self> {
+    pub fn new(compiler: Compiler, data_dir: Option<&Path>, when_full: WhenFull) -> anyhow::Result<Self> {
         let engine = wasmtime::Engine::new(&config())?;
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         Plugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+        if when_full == WhenFull::DropNewest {
+            link_publish_at_once(&mut linker)?;
+        }
         let weak = engine.weak();
         let (sender, receiver) = std::sync::mpsc::channel::<Arc<Ticker>>();
         let thread = thread::Builder::new().name("alphorn-epochs".into()).spawn(move || {

@@ -1,19 +1,23 @@
 //! What guests call. The one place where what the host says becomes what WIT says.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use bytestring::ByteString;
 use tracing::{debug, error, info, trace, warn};
-use wasmtime::{ResourceLimiter, component::ResourceTable};
+use wasmtime::{
+    ResourceLimiter, StoreContextMut,
+    component::{Linker, ResourceTable},
+};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::{
     bindings::alphorn::plugin::{host, mqtt, state, timers, types},
     output::Allowance,
+    payload::Payloads,
     state::{NoRoom, State},
     timers::{MOST, Timers},
 };
@@ -46,6 +50,9 @@ pub(super) struct Lent {
     pub(super) client: Client,
     pub(super) about: Arc<About>,
     bucket: Bucket,
+    payloads: Payloads,
+    /// Topics it has published to, and may; the last one first.
+    topics: VecDeque<TopicName>,
     /// Its name, as what is kept on disk is kept under.
     plugin: Arc<str>,
     pub(super) state: State,
@@ -77,6 +84,9 @@ pub(super) struct Memory {
 
 /// Filters one plugin may have; AWS IoT Core allows 50 on a connection.
 const SUBSCRIPTIONS: usize = 50;
+
+/// Topics that are remembered.
+const TOPICS: usize = 8;
 
 /// Bytes of a line in the log; the rest is cut off.
 pub(super) const LONGEST_LINE: usize = 4096;
@@ -123,6 +133,8 @@ impl Lent {
             plugin: about.name.as_str().into(),
             about,
             bucket: Bucket::new(limits.publish_rate, now),
+            payloads: Payloads::default(),
+            topics: VecDeque::new(),
             state: State::new(std::mem::take(&mut saved.state), limits.state_bytes),
             subscriptions: std::mem::take(&mut saved.subscriptions).into_iter().collect(),
             asked: BTreeSet::new(),
@@ -161,6 +173,7 @@ impl Lent {
     /// Puts another configuration in force; subscriptions it does not grant end.
     pub(super) fn configure(&mut self, about: Arc<About>, limits: &Limits) {
         self.about = about;
+        self.topics.clear();
         self.bucket = Bucket::new(limits.publish_rate, Instant::now());
         self.state.set_limit(limits.state_bytes);
         self.refused.clear();
@@ -215,25 +228,49 @@ impl Lent {
         Ok(&mut self.state)
     }
 
-    async fn publish(&mut self, message: types::MessageResult) -> Result<u32, mqtt::PublishError> {
-        let message = outbound(message)?;
-        let topic = &message.topic;
-        if !self.about.grants.allow_publish(topic) {
+    /// Checks what is the plugin's own matter; the rest is the link's.
+    fn checked(&mut self, message: types::MessageResult, now: Instant) -> Result<Message, mqtt::PublishError> {
+        let topic = self.granted(message.topic)?;
+        let properties = message.properties.map(properties).transpose()?;
+        self.bucket.take(now).map_err(|wait| mqtt::PublishError::RateLimited(milliseconds(wait)))?;
+        let qos = message.qos.into();
+        let payload = self.payloads.pack(message.payload, qos);
+        trace!(%topic, bytes = payload.len(), "publish");
+        Ok(Message { topic, payload, qos, retain: message.retain, properties })
+    }
+
+    /// A topic it may publish to. Most plugins publish to a few again and again.
+    fn granted(&mut self, topic: String) -> Result<TopicName, mqtt::PublishError> {
+        if let Some(at) = self.topics.iter().position(|known| known.as_str() == topic) {
+            self.topics.swap(0, at);
+            if let Some(known) = self.topics.front() {
+                return Ok(known.clone());
+            }
+        }
+        let topic = TopicName::parse(topic)
+            .map_err(|cause| mqtt::PublishError::InvalidTopic(format!("a topic can't be used: {cause}")))?;
+        if !self.about.grants.allow_publish(&topic) {
             let granted = listed(self.about.grants.publish());
             let why = format!("`{topic}` is not within the plugin's publish grants ({granted}): add it to `publish`");
             self.log_refusal(&why);
             return Err(mqtt::PublishError::NotGranted(why));
         }
-        self.bucket.take(Instant::now()).map_err(|wait| mqtt::PublishError::RateLimited(milliseconds(wait)))?;
-        trace!(%topic, bytes = message.payload.len(), "publish");
-        self.client.publish(message, self.patience).await.map_err(|error| match error {
-            NotTaken::Breach(Breach::TooLarge(limit)) => mqtt::PublishError::TooLarge(limit),
-            NotTaken::Breach(Breach::InvalidTopic(why)) => mqtt::PublishError::InvalidTopic(why),
-            NotTaken::Breach(Breach::Unsupported(why)) => mqtt::PublishError::Unsupported(why),
-            NotTaken::Full => mqtt::PublishError::OutboxFull,
-            NotTaken::Held(_) => mqtt::PublishError::Held(error.to_string()),
-            NotTaken::Ended => mqtt::PublishError::Other(error.to_string()),
-        })
+        self.topics.truncate(TOPICS - 1);
+        self.topics.push_front(topic.clone());
+        Ok(topic)
+    }
+
+    async fn publish(&mut self, message: types::MessageResult) -> Result<u32, mqtt::PublishError> {
+        let now = Instant::now();
+        let message = self.checked(message, now)?;
+        Ok(self.client.publish(message, now, self.patience).await?)
+    }
+
+    /// The same where nobody ever waits for room.
+    fn publish_at_once(&mut self, message: types::MessageResult) -> Result<u32, mqtt::PublishError> {
+        let now = Instant::now();
+        let message = self.checked(message, now)?;
+        Ok(self.client.publish_at_once(message, now)?)
     }
 
     fn subscribe(&mut self, filter: String, qos: types::Qos) -> Result<(), mqtt::SubscribeError> {
@@ -276,6 +313,31 @@ impl Lent {
             warn!("not granted: {why}");
         }
     }
+}
+
+impl From<NotTaken> for mqtt::PublishError {
+    fn from(error: NotTaken) -> Self {
+        match error {
+            NotTaken::Breach(Breach::TooLarge(limit)) => Self::TooLarge(limit),
+            NotTaken::Breach(Breach::InvalidTopic(why)) => Self::InvalidTopic(why),
+            NotTaken::Breach(Breach::Unsupported(why)) => Self::Unsupported(why),
+            NotTaken::Full => Self::OutboxFull,
+            NotTaken::Held(_) => Self::Held(error.to_string()),
+            NotTaken::Ended => Self::Other(error.to_string()),
+        }
+    }
+}
+
+/// Puts a `publish` in place of the generated one that needs no future of its own, where it never
+/// has to wait for room.
+pub(super) fn link_publish_at_once(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
+    let call = |mut store: StoreContextMut<'_, GuestState>, (message,): (types::MessageResult,)| {
+        Ok((store.data_mut().lent()?.publish_at_once(message),))
+    };
+    linker.allow_shadowing(true);
+    linker.instance("alphorn:plugin/mqtt@0.1.0")?.func_wrap("publish", call)?;
+    linker.allow_shadowing(false);
+    Ok(())
 }
 
 impl mqtt::Host for GuestState {
@@ -446,13 +508,6 @@ impl Memory {
         self.used = used;
         true
     }
-}
-
-fn outbound(message: types::MessageResult) -> Result<Message, mqtt::PublishError> {
-    let topic = TopicName::parse(message.topic)
-        .map_err(|cause| mqtt::PublishError::InvalidTopic(format!("a topic can't be used: {cause}")))?;
-    let properties = message.properties.map(properties).transpose()?;
-    Ok(Message { topic, payload: message.payload.into(), qos: message.qos.into(), retain: message.retain, properties })
 }
 
 fn properties(properties: types::PropertiesResult) -> Result<Box<Properties>, mqtt::PublishError> {

@@ -8,7 +8,7 @@ use std::{
 
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,
     time::timeout,
 };
@@ -38,13 +38,16 @@ pub struct TlsInfo {
     pub checked_at: Option<SystemTime>,
 }
 
+/// rustls alone asks the socket for some 4 KiB at a time; this is as much as a TLS record carries.
+const READ: usize = 16 * 1024;
+
 /// How long a server may take to read our last words after a failed handshake.
 const LINGER: Duration = Duration::from_secs(1);
 
 pub(super) async fn handshake(
     settings: &LinkSettings,
     tcp: TcpStream,
-) -> Result<(TlsStream<TcpStream>, TlsInfo), LinkError> {
+) -> Result<(TlsStream<BufReader<TcpStream>>, TlsInfo), LinkError> {
     let checked_at = settings.tls.not_before.filter(|not_before| *not_before > SystemTime::now());
     let (config, server_chain) = tls::witnessed(&settings.tls).map_err(LinkError::Files)?;
     let host = settings.url.host();
@@ -52,10 +55,14 @@ pub(super) async fn handshake(
         let cause = format!("`{host}` is not a name a certificate can be for");
         LinkError::Tls(TlsFailure::new(TlsPart::ServerCertificate, cause, "check the host in `url`"))
     })?;
-    let stream = match TlsConnector::from(Arc::new(config)).connect(name, tcp).into_fallible().await {
+    let stream = match TlsConnector::from(Arc::new(config))
+        .connect(name, BufReader::with_capacity(READ, tcp))
+        .into_fallible()
+        .await
+    {
         Ok(stream) => stream,
         Err((cause, tcp)) => {
-            end_in_order(tcp);
+            end_in_order(tcp.into_inner());
             return Err(explain(settings, cause, &server_chain));
         }
     };

@@ -124,21 +124,28 @@ impl Task {
         self.clients.get(&id)?.name.clone()
     }
 
-    fn change(&self, change: Change) {
-        if let Some(disk) = &self.disk {
+    fn change(&mut self, change: Change) {
+        if let Some(disk) = &mut self.disk {
             disk.journal.change(change);
         }
     }
 
+    /// The journal hears of what has changed.
+    pub(super) fn tell_journal(&mut self) {
+        if let Some(disk) = &mut self.disk {
+            disk.journal.flush();
+        }
+    }
+
     /// Something about a named client has changed; nothing to write about others.
-    pub(super) fn change_of(&self, id: SubscriberId, change: impl FnOnce(Arc<str>) -> Change) {
+    pub(super) fn change_of(&mut self, id: SubscriberId, change: impl FnOnce(Arc<str>) -> Change) {
         if let Some(name) = self.disk.as_ref().and_then(|_| self.name(id)) {
             self.change(change(name));
         }
     }
 
     /// Something about the broker has changed.
-    pub(super) fn change_at_broker(&self, change: impl FnOnce() -> Change) {
+    pub(super) fn change_at_broker(&mut self, change: impl FnOnce() -> Change) {
         if self.disk.is_some() {
             self.change(change());
         }
@@ -162,7 +169,7 @@ impl Task {
     }
 
     /// A message of the outbox is done with.
-    pub(super) fn settled(&self, seq: Seq, entry: &Entry) {
+    pub(super) fn settled(&mut self, seq: Seq, entry: &Entry) {
         if self.disk.as_ref().is_some_and(|disk| disk.keeps_outbox)
             && (entry.message.qos == Qos::AtLeastOnce || self.settings.store_qos0)
         {
@@ -174,7 +181,7 @@ impl Task {
     pub(super) fn read_outbox(&mut self) {
         while let Some((owner, after)) = self.outbox.load() {
             let name = self.name(owner);
-            if let (Some(disk), Some(name)) = (&self.disk, name) {
+            if let (Some(disk), Some(name)) = (&mut self.disk, name) {
                 disk.journal.load_outbox(name, after, PAGE);
             }
         }
@@ -250,24 +257,25 @@ impl Task {
         self.change_now(Change::Released { owner: name, seq });
     }
 
-    pub(super) fn limit_inbox(&self, id: SubscriberId, bytes: usize) {
-        if let (Some(disk), Some(name)) = (&self.disk, self.name(id)) {
+    pub(super) fn limit_inbox(&mut self, id: SubscriberId, bytes: usize) {
+        let name = self.name(id);
+        if let (Some(disk), Some(name)) = (&mut self.disk, name) {
             disk.journal.limit_inbox(name, bytes);
         }
     }
 
-    pub(super) fn look(&self, look: Look) {
-        if let Some(disk) = &self.disk {
+    pub(super) fn look(&mut self, look: Look) {
+        if let Some(disk) = &mut self.disk {
             disk.journal.look(look.0);
         }
     }
 
-    pub(super) fn change_now(&self, change: Change) {
+    pub(super) fn change_now(&mut self, change: Change) {
         self.together(vec![change], None, None);
     }
 
-    fn together(&self, changes: Vec<Change>, reply: Option<oneshot::Sender<bool>>, ticket: Option<u64>) {
-        let Some(disk) = &self.disk else { return };
+    fn together(&mut self, changes: Vec<Change>, reply: Option<oneshot::Sender<bool>>, ticket: Option<u64>) {
+        let Some(disk) = &mut self.disk else { return };
         if !changes.is_empty() {
             disk.journal.together(changes);
         }
@@ -280,7 +288,7 @@ impl Task {
             return;
         }
         let ticket = self.tickets.add(Ticket::Stored(stored));
-        if let Some(disk) = &self.disk {
+        if let Some(disk) = &mut self.disk {
             disk.journal.commit(None, Some(ticket));
         }
     }

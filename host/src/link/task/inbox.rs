@@ -103,7 +103,7 @@ impl Task {
         }
     }
 
-    fn store(&self, id: SubscriberId, token: Token, message: Message, redelivered: bool) {
+    fn store(&mut self, id: SubscriberId, token: Token, message: Message, redelivered: bool) {
         self.change_of(id, |plugin| Change::Arrived { plugin, number: token, message, redelivered });
     }
 
@@ -150,7 +150,7 @@ impl Task {
 
     /// The mailbox has nothing more, the inbox has.
     pub(super) fn read_inbox(&mut self, id: SubscriberId) {
-        let (Some(disk), Some(client)) = (&self.disk, self.clients.get_mut(&id)) else { return };
+        let (Some(disk), Some(client)) = (&mut self.disk, self.clients.get_mut(&id)) else { return };
         let (Some(name), Some(mailbox)) = (&client.name, &client.mailbox) else { return };
         // Not while the host ends: what is read would only be put back.
         let room = mailbox.room();
