@@ -1,5 +1,7 @@
 //! What the measurements share.
 
+pub(crate) mod report;
+
 use std::{collections::BTreeMap, path::Path};
 
 use alphorn::{
