@@ -71,7 +71,8 @@ impl Report {
     }
 }
 
-fn folder() -> PathBuf {
+/// Where the JSON goes.
+pub(crate) fn folder() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
     target.unwrap_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target"))).join("benches")
 }
