@@ -31,7 +31,7 @@ use tokio::time::timeout;
 
 /// Bytes of a payload, rounds, messages of a round to the sink, and to mosquitto at QoS 0 and 1.
 const SIZES: [(usize, usize, u32, [u32; 2]); 3] =
-    [(256, 7, 200_000, [100_000, 20_000]), (16, 3, 200_000, [100_000, 20_000]), (4096, 3, 50_000, [20_000, 10_000])];
+    [(256, 9, 400_000, [100_000, 20_000]), (16, 5, 400_000, [100_000, 20_000]), (4096, 5, 100_000, [20_000, 10_000])];
 
 /// How long one publisher may take.
 const PATIENCE: Duration = Duration::from_secs(60);
