@@ -1,5 +1,6 @@
 //! Publishes as fast as it is let: `bench/start`, then `count` messages of `size` bytes
-//! to `bench/data` at `qos`, then `bench/done`.
+//! to `bench/data` at `qos`, then `bench/done`. Each payload begins with the number of its
+//! message, four bytes, big endian. A call publishes at most `call` messages.
 
 use std::time::Duration;
 
@@ -7,7 +8,10 @@ use alphorn_guest::{Event, Message, Plugin, PublishError, Qos, Result, Start, Ti
 
 struct Flood {
     count: u32,
+    call: u32,
+    timers: u32,
     sent: u32,
+    is_done: bool,
     message: Message,
 }
 
@@ -17,40 +21,48 @@ impl Plugin for Flood {
         let number = |key| config(key).unwrap_or_default().parse::<u32>();
         let qos = if config("qos").as_deref() == Some("1") { Qos::AtLeastOnce } else { Qos::AtMostOnce };
         let message = Message::new("bench/data", vec![b'x'; number("size")? as usize]).qos(qos);
-        Ok(Self { count: number("count")?, sent: 0, message })
+        let (count, call, timers) = (number("count")?, number("call")?, number("timers")?);
+        Ok(Self { count, call, timers, sent: 0, is_done: false, message })
     }
 
     fn on_event(&mut self, event: Event) {
-        if matches!(event, Event::LinkUp(_)) && Message::new("bench/start", "").publish().is_ok() {
+        if matches!(event, Event::LinkUp(_)) && self.sent == 0 && Message::new("bench/start", "").publish().is_ok() {
+            // Several of them: while one of them is due, calls follow each other without a pause.
+            for _ in 0..self.timers {
+                if let Err(error) = timers::every(Duration::from_millis(1)) {
+                    alphorn_guest::error!("{error}");
+                }
+            }
             self.flood();
         }
     }
 
-    fn on_timer(&mut self, _: Timer, _: u32) -> Result {
-        self.flood();
+    fn on_timer(&mut self, timer: Timer, _: u32) -> Result {
+        if self.is_done {
+            timer.cancel();
+        } else {
+            self.flood();
+        }
         Ok(())
     }
 }
 
 impl Flood {
-    /// Until the outbox is full, and again when that may have changed.
+    /// Until the outbox is full or the call has published its part.
     fn flood(&mut self) {
-        const CALL: u32 = 5_000;
-        for _ in 0..CALL {
+        for _ in 0..self.call {
             if self.sent == self.count {
-                if Message::new("bench/done", "").publish().is_ok() {
-                    return;
-                }
-                break;
+                self.is_done = Message::new("bench/done", "").publish().is_ok();
+                return;
+            }
+            if let Some(number) = self.message.payload.first_chunk_mut() {
+                *number = self.sent.to_be_bytes();
             }
             match self.message.publish() {
                 Ok(_) => self.sent += 1,
-                Err(PublishError::OutboxFull) => break,
+                Err(PublishError::OutboxFull) => return,
                 Err(error) => return alphorn_guest::error!("{error}"),
             }
-        }
-        if let Err(error) = timers::after(Duration::from_millis(1)) {
-            alphorn_guest::error!("{error}");
         }
     }
 }

@@ -30,9 +30,10 @@ pub use faults::{Direction, Faults};
 use faults::{Listening, Severing, Switches};
 use port::Port;
 pub use records::ConnectionRecord;
-use records::Records;
+pub(crate) use records::Records;
+pub(crate) use tls::Terminator;
 pub use tls::TlsVersions;
-use tls::{Terminator, end_in_order};
+use tls::end_in_order;
 
 use crate::certs::Identity;
 

@@ -12,12 +12,13 @@
 //! The embedded broker refuses that protocol on a TLS port of its own, and other brokers
 //! ignore protocols altogether, so the [`Front`] terminates TLS. It can stand before any
 //! broker; the embedded one comes with the feature `broker`, and with it `DevBroker`, which
-//! puts both together.
+//! puts both together. For benchmarks there is the [`Sink`], which only counts.
 
 #![warn(missing_docs)]
 
 pub mod certs;
 pub mod front;
+mod sink;
 
 #[cfg(feature = "broker")]
 mod broker;
@@ -30,6 +31,7 @@ pub use certs::{Authority, Identity, Profile};
 #[cfg(feature = "broker")]
 pub use dev::{DevBroker, DevFiles};
 pub use front::{ConnectionRecord, Direction, Faults, Front, FrontConfig, TlsVersions};
+pub use sink::{Sink, Tally};
 
 /// The ALPN protocol with which AWS IoT tells MQTT with client certificates from the rest of
 /// what arrives on port 443.

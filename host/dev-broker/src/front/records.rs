@@ -34,17 +34,17 @@ pub struct ConnectionRecord {
 
 /// The records of one front.
 #[derive(Debug)]
-pub(super) struct Records {
+pub(crate) struct Records {
     kept: watch::Sender<VecDeque<ConnectionRecord>>,
 }
 
 impl Records {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { kept: watch::Sender::new(VecDeque::new()) }
     }
 
     /// Begins the record of a new connection.
-    pub(super) fn open(&self, id: u64) {
+    pub(crate) fn open(&self, id: u64) {
         self.kept.send_modify(|kept| {
             if kept.len() == KEPT {
                 kept.pop_front();

@@ -10,7 +10,6 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -49,13 +48,13 @@ impl TlsVersions {
 
 /// Answers handshakes.
 #[derive(Debug)]
-pub(super) struct Terminator {
+pub(crate) struct Terminator {
     config: Arc<ServerConfig>,
     require_alpn: bool,
 }
 
 impl Terminator {
-    pub(super) fn new(config: &FrontConfig) -> anyhow::Result<Self> {
+    pub(crate) fn new(config: &FrontConfig) -> anyhow::Result<Self> {
         // The process-wide provider may be another one, or none.
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -86,12 +85,10 @@ impl Terminator {
     }
 
     /// Takes a handshake to its end and notes what it was about.
-    pub(super) async fn accept<'tcp>(
-        &self,
-        tcp: &'tcp mut TcpStream,
-        records: &Records,
-        id: u64,
-    ) -> anyhow::Result<TlsStream<&'tcp mut TcpStream>> {
+    pub(crate) async fn accept<IO>(&self, tcp: IO, records: &Records, id: u64) -> anyhow::Result<TlsStream<IO>>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
         let mut start = LazyConfigAcceptor::new(Acceptor::default(), tcp).await.context("no ClientHello")?;
         let hello = start.client_hello();
         let without_alpn = hello.alpn().is_none();
