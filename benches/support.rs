@@ -1,5 +1,6 @@
 //! What the measurements share.
 
+#[allow(dead_code, reason = "not every measurement uses all of it")]
 pub(crate) mod report;
 
 use std::{collections::BTreeMap, path::Path};
@@ -12,6 +13,7 @@ use alphorn_dev_broker::DevBroker;
 use anyhow::Result;
 
 /// A connection to the broker, and more of a configuration.
+#[allow(dead_code, reason = "not every measurement needs the embedded broker")]
 pub(crate) fn config(broker: &DevBroker, client_id: &str, rest: &str) -> Result<Config> {
     let files = broker.files();
     let url = format!("mqtts://{}:{}", broker.host(), broker.port());
