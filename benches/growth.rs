@@ -1,7 +1,7 @@
 //! How costs grow: with subscriptions, with plugins, with payloads, with what waits for the broker.
 //!
 //!     cargo bench -p alphorn-benches --bench growth
-//!     ALPHORN_BENCH_LARGE=1 cargo bench -p alphorn-benches --bench growth
+//!     BENCH_LARGE=1 cargo bench -p alphorn-benches --bench growth
 //!
 //! - Router: time to find who a message is for, with 1 to 1,000 subscriptions: exact filters,
 //!   filters with `+`, and one filter that all have subscribed to.
@@ -10,7 +10,7 @@
 //! - Payload: processor time of a publish and a delivery from 16 bytes to 128 KiB.
 //! - Outbox: messages of 256 bytes that wait on disk for a connection: how fast they are taken, what
 //!   they take of memory, and how fast they leave when there is one. Each count has a
-//!   process of its own. 1,000,000 of them take minutes, so that is for `ALPHORN_BENCH_LARGE`.
+//!   process of its own. 1,000,000 of them take minutes, so that is for `BENCH_LARGE`.
 
 mod rig;
 mod support;
@@ -167,7 +167,7 @@ fn each(count: usize, what: impl FnOnce() -> Result<()>) -> Result<f64> {
 }
 
 fn outboxes(report: &mut Report) -> Result<()> {
-    let large = std::env::var_os("ALPHORN_BENCH_LARGE").map(|_| LARGE);
+    let large = std::env::var_os("BENCH_LARGE").map(|_| LARGE);
     for count in WAITING.into_iter().chain(large) {
         let output = Command::new(std::env::current_exe()?).args([OUTBOX, &count.to_string()]).output()?;
         let words = String::from_utf8_lossy(&output.stderr);

@@ -1,7 +1,7 @@
 //! What `alphorn run` takes of memory with idle plugins, and how large the program is.
 //!
 //!     cargo bench -p alphorn-benches --bench memory
-//!     ALPHORN_BENCH_DEVICE=1 cargo bench -p alphorn-benches --bench memory
+//!     BENCH_DEVICE=1 cargo bench -p alphorn-benches --bench memory
 //!
 //! The second measures the build for devices as well (`--profile device --no-default-features`),
 //! which takes minutes to compile. The plugin is `plugins/echo`; its component is compiled before,
@@ -42,7 +42,7 @@ fn main() -> Result<()> {
     let component = runtime.block_on(builder::build(&root))?.component;
     let mut report = Report::new("memory");
     measure(Build::Full, "full", &component, &mut report)?;
-    if std::env::var_os("ALPHORN_BENCH_DEVICE").is_some() {
+    if std::env::var_os("BENCH_DEVICE").is_some() {
         measure(Build::Device, "device", &component, &mut report)?;
     }
     report.write()

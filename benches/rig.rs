@@ -36,7 +36,7 @@ use peer::Peer;
 use tokio::runtime::Runtime;
 
 /// The longest anything here may take.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The host and what it talks to.
 pub(crate) struct Rig {
@@ -83,7 +83,8 @@ impl MeterPlugin {
              config = {{ filter = \"in/{name}/#\", topic = \"out/{name}\", size = \"{bytes}\", qos = \"{qos}\", \
              count = \"{count}\" }}\n\
              limits = {{ publish_rate = \"unlimited\", deadline = \"60s\", outbox_bytes = \"unlimited\", \
-             mailbox = {{ messages = 1000000, bytes = \"1GiB\" }} }}\n"
+             mailbox = {{ messages = 1000000, bytes = \"1GiB\" }}, \
+             compile = {{ time = \"10m\", memory = \"unlimited\" }} }}\n"
         )
     }
 }
@@ -155,7 +156,7 @@ impl Rig {
         let begin = Instant::now();
         while !apart(|| holds(self)) {
             ensure!(begin.elapsed() < PATIENCE, "no end of waiting for {what}");
-            thread::sleep(Duration::from_micros(200));
+            thread::sleep(Duration::from_millis(1));
         }
         Ok(())
     }

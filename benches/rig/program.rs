@@ -30,8 +30,12 @@ pub(crate) enum Build {
 
 impl Build {
     /// Has cargo build it; the program's file. A measurement has no `CARGO_BIN_EXE_alphorn`, since
-    /// the program is another package's.
+    /// the program is another package's. `BENCH_PROGRAM` names one that is there already
+    /// and is taken as the full build.
     pub(crate) fn program(self) -> Result<PathBuf> {
+        if let (Self::Full, Some(program)) = (self, std::env::var_os("BENCH_PROGRAM")) {
+            return Ok(program.into());
+        }
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?;
         let (arguments, folder): (&[&str], _) = match self {
             Self::Full => (&["build", "--release"], "release"),
