@@ -1,7 +1,6 @@
 //! How costs grow: with subscriptions, with plugins, with payloads, with what waits for the broker.
 //!
 //!     cargo bench -p alphorn-benches --bench growth
-//!     BENCH_LARGE=1 cargo bench -p alphorn-benches --bench growth
 //!
 //! - Router: time to find who a message is for, with 1 to 1,000 subscriptions: exact filters,
 //!   filters with `+`, and one filter that all have subscribed to.
@@ -10,7 +9,7 @@
 //! - Payload: processor time of a publish and a delivery from 16 bytes to 128 KiB.
 //! - Outbox: messages of 256 bytes that wait on disk for a connection: how fast they are taken, what
 //!   they take of memory, and how fast they leave when there is one. Each count has a
-//!   process of its own. 1,000,000 of them take minutes, so that is for `BENCH_LARGE`.
+//!   process of its own.
 
 mod rig;
 mod support;
@@ -37,8 +36,7 @@ use support::report::Report;
 const SUBSCRIPTIONS: [u32; 4] = [1, 10, 100, 1_000];
 const PLUGINS: [usize; 5] = [1, 10, 50, 100, 500];
 const PAYLOADS: [usize; 6] = [16, 256, 4 * 1024, 16 * 1024, 64 * 1024, 128 * 1024];
-const WAITING: [usize; 3] = [0, 10_000, 100_000];
-const LARGE: usize = 1_000_000;
+const WAITING: [usize; 4] = [0, 10_000, 100_000, 1_000_000];
 const ROUNDS: usize = 11;
 
 /// What the process that measures an outbox is told.
@@ -167,8 +165,7 @@ fn each(count: usize, what: impl FnOnce() -> Result<()>) -> Result<f64> {
 }
 
 fn outboxes(report: &mut Report) -> Result<()> {
-    let large = std::env::var_os("BENCH_LARGE").map(|_| LARGE);
-    for count in WAITING.into_iter().chain(large) {
+    for count in WAITING {
         let output = Command::new(std::env::current_exe()?).args([OUTBOX, &count.to_string()]).output()?;
         let words = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{count} waiting messages: {words}");
