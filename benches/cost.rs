@@ -128,7 +128,7 @@ impl Sides<'_> {
                 rig.gather(handle, "meter", "go", 0, Qos::AtMostOnce, 1)?;
                 taken.measure(count, || rig.handle(handle, 1))?;
             }
-            (Way::Publish, Who::Native) => taken.measure(count, || rig.run(native.publish(message, count)))?,
+            (Way::Publish, Who::Native) => taken.measure(count, || native.publish(message, count))?,
             (Way::Deliver, Who::Plugin) => {
                 rig.gather(handle, "meter", "in", bytes, qos, count)?;
                 taken.measure(count, || rig.handle(handle, count as u64))?;

@@ -214,7 +214,7 @@ fn outbox(count: usize) -> Result<()> {
     let figures = runtime.block_on(async {
         let begin = Instant::now();
         for number in 0..count {
-            client.publish(message.clone(), Instant::now()).await?;
+            client.publish_at_once(message.clone(), Instant::now())?;
             if (number + 1) % CALL == 0 {
                 client.end_call(Outcome::default()).await;
                 look()?;

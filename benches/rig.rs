@@ -206,15 +206,15 @@ impl Rig {
 impl Native {
     /// Messages in the mailbox.
     pub(crate) fn waiting(&self) -> usize {
-        let [(messages, _), _] = self.mailbox.gauge(&self.client).read();
+        let (messages, _) = self.mailbox.gauge(&self.client).mailbox();
         messages
     }
 
     /// Hands `count` messages over. They share topic and payload, which is the least a program
     /// without a sandbox can do.
-    pub(crate) async fn publish(&self, message: &Message, count: usize) -> Result<()> {
+    pub(crate) fn publish(&self, message: &Message, count: usize) -> Result<()> {
         for _ in 0..count {
-            self.client.publish(message.clone(), Instant::now()).await?;
+            self.client.publish_at_once(message.clone(), Instant::now())?;
         }
         Ok(())
     }

@@ -423,6 +423,11 @@ impl Drop for Client {
 }
 
 impl Mailbox {
+    /// The next item, if one is there.
+    pub fn try_recv(&mut self) -> Option<Item> {
+        self.items.try_recv().ok()
+    }
+
     /// The next item; `None` when the link has ended. Safe to drop.
     pub async fn recv(&mut self) -> Option<Item> {
         match self.items.try_recv() {

@@ -1,14 +1,17 @@
 //! A file into a checked component, or why not.
 
 use std::{
+    collections::HashMap,
     fmt::Write as _,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Instant,
 };
 
 use semver::Version;
 use sha2::{Digest, Sha256};
 use tracing::{debug, info};
+use wasmtime::component::Component;
 
 use super::{
     bindings::PluginPre,
@@ -20,7 +23,7 @@ use super::{
 /// A component that can run here.
 #[derive(Clone)]
 pub struct Loaded {
-    pub(super) pre: PluginPre<GuestState>,
+    pub(super) pre: Arc<PluginPre<GuestState>>,
     /// What it is and asks for.
     pub about: About,
 }
@@ -135,9 +138,14 @@ pub async fn load(engine: &Engine, path: &Path, limits: CompileLimits) -> Result
         _ => return Err(ComponentError::NotWasm { path, begin: beginning(&bytes) }),
     }
     let (size, digest) = (bytes.len(), hexadecimal(&Sha256::digest(&bytes)));
-    let begin = Instant::now();
     // Fails only when the semaphore is closed, which nobody does.
     let turn = engine.turns.acquire().await.ok();
+    if let Some(pre) = engine.shared.find(&digest) {
+        debug!(?path, "another plugin runs it");
+        let about = About::of(engine, pre.instance_pre().component(), path, size, digest);
+        return Ok(Loaded { pre, about });
+    }
+    let begin = Instant::now();
     let compiled = engine.compiling.compile(&engine.engine, bytes, &digest, limits).await;
     drop(turn);
     let (component, was_kept) = compiled.map_err(|cause| match cause {
@@ -149,14 +157,7 @@ pub async fn load(engine: &Engine, path: &Path, limits: CompileLimits) -> Result
     } else {
         info!("compiled {} in {} ms", path.display(), begin.elapsed().as_millis());
     }
-    let kind = component.component_type();
-    let about = About {
-        path: path.clone(),
-        size,
-        digest,
-        imports: kind.imports(&engine.engine).map(|(name, _)| name.to_owned()).collect(),
-        exports: kind.exports(&engine.engine).map(|(name, _)| name.to_owned()).collect(),
-    };
+    let about = About::of(engine, &component, path.clone(), size, digest);
     if !about.exports.iter().any(|name| name == GUEST) {
         if let Some(built_for) = about.exports.iter().find_map(|name| version_of_guest(name)) {
             let is_newer = built_for > VERSION;
@@ -171,11 +172,44 @@ pub async fn load(engine: &Engine, path: &Path, limits: CompileLimits) -> Result
     }
     let types = |cause: wasmtime::Error| ComponentError::Types { path: path.clone(), cause: format!("{cause:#}") };
     let pre = engine.linker.instantiate_pre(&component).map_err(types)?;
-    let pre = PluginPre::new(pre).map_err(types)?;
+    let pre = engine.shared.share(&about.digest, PluginPre::new(pre).map_err(types)?);
     Ok(Loaded { pre, about })
 }
 
+/// Components that plugins run, by digest: several plugins of one have one in memory.
+#[derive(Default)]
+pub(super) struct Shared(Mutex<HashMap<String, Weak<PluginPre<GuestState>>>>);
+
+impl Shared {
+    fn find(&self, digest: &str) -> Option<Arc<PluginPre<GuestState>>> {
+        self.components().get(digest)?.upgrade()
+    }
+
+    /// The one there is comes back, if there is one.
+    fn share(&self, digest: &str, pre: PluginPre<GuestState>) -> Arc<PluginPre<GuestState>> {
+        let mut components = self.components();
+        if let Some(there) = components.get(digest).and_then(Weak::upgrade) {
+            return there;
+        }
+        let pre = Arc::new(pre);
+        components.retain(|_, component| component.strong_count() > 0);
+        components.insert(digest.to_owned(), Arc::downgrade(&pre));
+        pre
+    }
+
+    fn components(&self) -> MutexGuard<'_, HashMap<String, Weak<PluginPre<GuestState>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl About {
+    fn of(engine: &Engine, component: &Component, path: PathBuf, size: usize, digest: String) -> Self {
+        let kind = component.component_type();
+        let imports = kind.imports(&engine.engine).map(|(name, _)| name.to_owned()).collect();
+        let exports = kind.exports(&engine.engine).map(|(name, _)| name.to_owned()).collect();
+        Self { path, size, digest, imports, exports }
+    }
+
     /// Short enough for people: the first digits of the digest.
     pub fn version(&self) -> &str {
         self.digest.get(..12).unwrap_or(&self.digest)

@@ -21,6 +21,7 @@ use wasmtime::{
 use super::{
     bindings::Plugin,
     compile::{Compiler, Compiling},
+    component::Shared,
     imports::{GuestState, link_publish_at_once},
 };
 use crate::link::WhenFull;
@@ -41,6 +42,8 @@ pub struct Engine {
     pub(super) long: Arc<Semaphore>,
     /// So many compile at a time.
     pub(super) turns: Arc<Semaphore>,
+    /// What plugins run.
+    pub(super) shared: Arc<Shared>,
 }
 
 /// Advances the engine's epoch while a guest runs, and sleeps otherwise.
@@ -89,7 +92,7 @@ impl Engine {
         let turns = Arc::new(Semaphore::new(thread::available_parallelism().map_or(1, usize::from)));
         let threads = Handle::try_current().map_or(1, |runtime| runtime.metrics().num_workers());
         let long = Arc::new(Semaphore::new(threads.saturating_sub(1).max(1)));
-        Ok(Self { engine, linker: Arc::new(linker), ticker, compiling, long, turns })
+        Ok(Self { engine, linker: Arc::new(linker), ticker, compiling, long, turns, shared: Arc::default() })
     }
 
     /// Forgets what was compiled of all others.

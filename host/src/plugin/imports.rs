@@ -147,8 +147,8 @@ impl Lent {
 
     /// A call begins that may take so long. A publish that waits for room leaves the guest
     /// a tenth of that to make something of the refusal.
-    pub(super) fn call_begins(&mut self, deadline: Duration) {
-        self.patience = Instant::now() + deadline * 9 / 10;
+    pub(super) fn call_begins(&mut self, now: Instant, deadline: Duration) {
+        self.patience = now + deadline * 9 / 10;
         self.undo();
     }
 

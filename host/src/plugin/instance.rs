@@ -11,10 +11,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{timeout, timeout_at},
+};
 use tracing::debug;
 use wasmtime::{Store, Trap, UpdateDeadline};
 
@@ -42,6 +45,8 @@ pub(super) struct Instance {
     engine: Engine,
     limits: Limits,
     turn: Arc<Turn>,
+    /// When the last call began.
+    began: Instant,
 }
 
 /// Whether a call that computes for longer than a tick holds one of the turns for such calls.
@@ -78,6 +83,13 @@ impl Drop for Turn {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// When a call has to be over, and how long that is from its begin.
+#[derive(Clone, Copy)]
+struct Deadline {
+    at: Instant,
+    after: Duration,
 }
 
 /// A guest broke a rule; its instance is of no use any more.
@@ -123,7 +135,7 @@ impl Instance {
         drop(running);
         turn.end();
         match guest {
-            Ok(Ok(guest)) => Ok(Self { store, guest, engine: engine.clone(), limits, turn }),
+            Ok(Ok(guest)) => Ok(Self { store, guest, engine: engine.clone(), limits, turn, began: Instant::now() }),
             Ok(Err(_)) if store.data_mut().memory().refused => Err(Fault::Memory(limits.memory)),
             Ok(Err(error)) => Err(Fault::trapped(&error, &limits)),
             Err(_) => Err(Fault::Overran(limits.start_deadline)),
@@ -213,12 +225,19 @@ impl Instance {
         Ok(self.judge(result)?.map_err(|words| said(&words)))
     }
 
+    /// When the last call began.
+    pub(super) fn began(&self) -> Instant {
+        self.began
+    }
+
     /// A call begins that may take so long.
-    fn begins(&mut self, deadline: Duration) -> Duration {
+    fn begins(&mut self, deadline: Duration) -> Deadline {
+        let now = Instant::now();
+        self.began = now;
         if let Some(lent) = &mut self.store.data_mut().lent {
-            lent.call_begins(deadline);
+            lent.call_begins(now, deadline);
         }
-        deadline
+        Deadline { at: now + deadline, after: deadline }
     }
 
     /// A guest that was refused memory usually traps over it; the cause is worth more than the trap.
@@ -251,7 +270,7 @@ impl Fault {
 async fn guarded<R>(
     engine: &Engine,
     turn: &Turn,
-    deadline: Duration,
+    deadline: Deadline,
     limits: &Limits,
     call: impl Future<Output = wasmtime::Result<R>>,
 ) -> Result<R, Fault> {
@@ -265,10 +284,10 @@ async fn guarded<R>(
         }
         polled
     });
-    match timeout(deadline, call).await {
+    match timeout_at(deadline.at.into(), call).await {
         Ok(Ok(result)) => Ok(result),
         Ok(Err(error)) => Err(Fault::trapped(&error, limits)),
-        Err(_) => Err(Fault::Overran(deadline)),
+        Err(_) => Err(Fault::Overran(deadline.after)),
     }
 }
 

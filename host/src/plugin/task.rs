@@ -165,14 +165,25 @@ impl Task {
         let retry = self.retries.next().filter(|_| runs);
         let has_again = runs && !self.again.is_empty();
         let passes = self.probation.as_ref().map(Probation::until).filter(|_| runs);
-        let at = |instant: Option<Instant>| sleep_until(instant.unwrap_or_else(Instant::now).into());
+        let restart = self.restart_at;
+        if let Ok(request) = self.requests.try_recv() {
+            return Next::Request(Some(request));
+        }
+        // Most of the time there is but a message: it need not be waited for.
+        let is_quiet = !link_changed && !has_again && self.preparing.is_none();
+        let is_timeless = timer.is_none() && retry.is_none() && passes.is_none() && restart.is_none();
+        if let (true, true, true, Some(mailbox)) = (runs, is_quiet, is_timeless, &mut self.mailbox)
+            && let Some(item) = mailbox.try_recv()
+        {
+            return Next::Item(Some(item));
+        }
         select! {
             biased;
             request = self.requests.recv() => Next::Request(request),
             ready = swap::ready(&mut self.preparing), if self.preparing.is_some() => Next::Ready(ready),
             () = std::future::ready(()), if link_changed => Next::Link,
             Ok(()) = self.status.changed(), if runs => Next::Link,
-            () = at(self.restart_at), if self.restart_at.is_some() => Next::Restart,
+            () = at(restart), if restart.is_some() => Next::Restart,
             () = at(passes), if passes.is_some() => Next::Passed,
             () = std::future::ready(()), if has_again => Next::Again,
             next = async {
@@ -455,6 +466,14 @@ fn about(name: &str, config: &PluginConfig, surroundings: &Surroundings) -> Abou
         client_id: surroundings.client_id.to_string(),
         grants: config.grants.clone(),
         config: config.config.clone(),
+    }
+}
+
+/// Looks at the clock only when it is waited for.
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -30,11 +30,10 @@ impl Task {
 
     pub(super) async fn handle(&mut self, delivery: Delivery, attempt: u32) {
         let Some(instance) = &mut self.instance else { return };
-        let begin = Instant::now();
         let redelivered = delivery.redelivered || attempt > 1;
         let topic = delivery.message.topic.clone();
         let result = instance.on_message(&delivery.message, attempt, redelivered).await;
-        self.count_call(begin);
+        self.count_call();
         match result {
             Ok(Ok(())) => self.handled(delivery).await,
             Ok(Err(Failure::Drop(reason))) => {
@@ -54,7 +53,9 @@ impl Task {
                 self.fault(&fault, None).await;
             }
         }
-        self.retries.done(&topic, Instant::now());
+        if self.retries.holds(&topic) {
+            self.retries.done(&topic, Instant::now());
+        }
     }
 
     async fn handled(&mut self, delivery: Delivery) {
@@ -106,10 +107,9 @@ impl Task {
 
     pub(super) async fn fire_timers(&mut self) {
         let Some(instance) = &mut self.instance else { return };
-        let begin = Instant::now();
-        let Some(fired) = instance.timers().fire(begin) else { return };
+        let Some(fired) = instance.timers().fire(Instant::now()) else { return };
         let result = instance.on_timer(fired.id, fired.missed).await;
-        self.count_call(begin);
+        self.count_call();
         match result {
             Ok(Ok(())) => self.call_ended(Outcome::default()).await,
             Ok(Err(words)) => {
@@ -185,8 +185,9 @@ impl Task {
         self.instance.as_mut().is_none_or(|instance| instance.may_log())
     }
 
-    fn count_call(&self, begin: Instant) {
-        let nanoseconds = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    fn count_call(&self) {
+        let Some(instance) = &self.instance else { return };
+        let nanoseconds = u64::try_from(instance.began().elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.counters.calls.fetch_add(1, Relaxed);
         self.counters.busy.fetch_add(nanoseconds, Relaxed);
     }
