@@ -120,6 +120,7 @@ fn while_the_disk_is_full_nobody_waits_and_nothing_is_forgotten() {
     assert!(!commit(&mut journal).blocking_recv().unwrap(), "at once");
     // What frees room is written all the same, and then there is nothing left to store.
     journal.change(settled(1));
+    journal.flush();
     assert!(matches!(reports.recv_timeout(PATIENCE).unwrap(), Report::Recovered));
     assert!(matches!(reports.recv_timeout(PATIENCE).unwrap(), Report::Durable(7)));
     assert!(!disk_full.load(SeqCst));
