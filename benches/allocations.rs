@@ -24,8 +24,8 @@ struct Most {
     process: f64,
 }
 
-const PUBLISH_QOS_0: Most = Most { thread: 3.05, process: 5.10 };
-const PUBLISH_QOS_1: Most = Most { thread: 3.05, process: 5.25 };
+const PUBLISH_QOS_0: Most = Most { thread: 2.15, process: 2.20 };
+const PUBLISH_QOS_1: Most = Most { thread: 2.15, process: 2.35 };
 const DELIVER_QOS_0: Most = Most { thread: 1.05, process: 1.15 };
 const DELIVER_QOS_1: Most = Most { thread: 1.05, process: 1.15 };
 
