@@ -238,6 +238,7 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         let answer = async {
             let (mut stream, _) = first.listener.accept().await.unwrap();
+            stream.read_u8().await.unwrap();
             stream.write_all(b"yes?\n").await.unwrap();
         };
         let again = tokio::task::spawn_blocking({
