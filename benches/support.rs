@@ -33,7 +33,6 @@ pub(crate) struct Place {
 }
 
 /// A connection to the broker, and more of a configuration.
-#[allow(dead_code, reason = "not every measurement needs the embedded broker")]
 pub(crate) fn config(broker: &DevBroker, client_id: &str, rest: &str) -> Result<Config> {
     let files = broker.files().clone();
     let (ca, cert, key) = (files.ca, files.device_cert, files.device_key);

@@ -119,7 +119,9 @@ fn argument(random: &mut fastrand::Rng) -> i32 {
 /// Calls of what the host lends, one after the other, with anything.
 fn calls(random: &mut fastrand::Rng, lent: &[Function]) -> Result<String> {
     let mut text = String::new();
-    for _ in 0..random.usize(1..40) {
+    // Short ones mostly get to their end, long ones mostly don't.
+    let count = if random.bool() { random.usize(1..3) } else { random.usize(1..40) };
+    for _ in 0..count {
         let Some((index, function)) = random.choice(lent.iter().enumerate()) else { break };
         for parameter in function.parameters() {
             match core(*parameter) {

@@ -104,7 +104,7 @@ struct Registered {
     share: Arc<Share>,
     held: Arc<Held>,
     tracked: bool,
-    /// Messages of QoS 0 that found no room, and those given up.
+    /// Messages of QoS 0 it published while there was no connection.
     dropped: u64,
 }
 

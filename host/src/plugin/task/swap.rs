@@ -56,6 +56,8 @@ pub(super) struct Ready {
     configured: Option<String>,
     /// None: it is what is in force.
     candidate: Option<(Loaded, Instance)>,
+    /// The digest of the version these are the settings of, where that is the one that was in force.
+    settings_of: Option<String>,
     _in_use: InUse,
 }
 
@@ -143,9 +145,10 @@ impl Task {
             let is_known = is_same_path && configured.as_ref().is_none_or(|digest| *digest == known);
             let in_force = version
                 .filter(|version| file.is_none() && (is_known || configured.as_ref() == Some(&version.about.digest)));
+            let settings_of = in_force.as_ref().map(|version| version.about.digest.clone());
             let loaded = match in_force {
                 Some(_) if is_same => {
-                    return Ok(Box::new(Ready { config, configured, candidate: None, _in_use: in_use }));
+                    return Ok(Box::new(Ready { config, configured, candidate: None, settings_of, _in_use: in_use }));
                 }
                 // Other settings for the version in force, wherever that came from.
                 Some(version) => version,
@@ -154,7 +157,8 @@ impl Task {
                     load_and_keep(&surroundings, file, &config).await?
                 }
             };
-            make(&surroundings, loaded, config, configured, in_use).await
+            let ready = make(&surroundings, loaded, config, configured, in_use).await?;
+            Ok(Box::new(Ready { settings_of, ..*ready }))
         };
         self.preparing = Some(Preparing { ready: Box::pin(ready), reply });
     }
@@ -198,7 +202,12 @@ impl Task {
     /// What was made ready is put in force, or why not is told; what waited for that is next.
     pub(super) async fn take_over(&mut self, ready: Result<Box<Ready>, SwapError>) {
         let Some(Preparing { reply, .. }) = self.preparing.take() else { return };
+        let in_force = self.version.as_ref().map(|version| &version.about.digest);
         let result = match ready {
+            Ok(ready) if ready.settings_of.is_some() && ready.settings_of.as_ref() != in_force => {
+                // It was rolled back meanwhile: the settings are for the one that is there now.
+                return self.prepare(Swap { file: None, config: Some(ready.config) }, reply);
+            }
             Ok(ready) => self.put_in_place(*ready).await,
             Err(error) => Err(error),
         };
@@ -220,7 +229,7 @@ impl Task {
     }
 
     async fn put_in_place(&mut self, ready: Ready) -> Result<(), SwapError> {
-        let Ready { config, configured, candidate, _in_use } = ready;
+        let Ready { config, configured, candidate, settings_of: _, _in_use } = ready;
         let Some((loaded, instance)) = candidate else {
             self.configured = configured.unwrap_or_else(|| mem::take(&mut self.configured));
             let changes = self.installed_now().into_iter().collect();
@@ -399,7 +408,7 @@ async fn make(
 ) -> Result<Box<Ready>, SwapError> {
     let instance = Instance::new(&surroundings.engine, &loaded, &config, surroundings.max_payload).await;
     let instance = instance.map_err(|fault| SwapError::Start(fault.to_string()))?;
-    Ok(Box::new(Ready { config, configured, candidate: Some((loaded, instance)), _in_use: in_use }))
+    Ok(Box::new(Ready { config, configured, candidate: Some((loaded, instance)), settings_of: None, _in_use: in_use }))
 }
 
 /// Loads a file, and keeps a copy for a roll-back after the end of the process.
