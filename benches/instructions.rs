@@ -1,6 +1,7 @@
 //! Instructions of a message do not grow unnoticed.
 //!
 //!     cargo bench -p alphorn-benches --bench instructions
+//!     cargo bench -p alphorn-benches --bench instructions -- profile    # where they go
 //!
 //! It runs itself under valgrind (the tool cachegrind, without its caches), which counts the
 //! instructions of the whole process: guest, host, link and peer. Two runs differ in nothing but
@@ -10,7 +11,11 @@
 //! architecture and somewhat on the compiler, hence the margin. The component is
 //! compiled before, under valgrind too, since that shows another processor than the
 //! machine has.
+//!
+//! The profile takes callgrind instead, and strace to count the calls of the kernel.
 
+#[path = "instructions/profile.rs"]
+mod profile;
 mod rig;
 mod support;
 
@@ -65,17 +70,20 @@ fn main() -> Result<()> {
             let way = if *way == "publish" { Way::Publish } else { Way::Deliver };
             rounds_of(way, rounds.parse()?, Path::new(component), Path::new(data_dir))
         }
-        arguments if arguments.contains(&"--bench") => measure(),
+        arguments if arguments.contains(&"--bench") => measure(arguments.contains(&"profile")),
         _ => Ok(()),
     }
 }
 
-fn measure() -> Result<()> {
+fn measure(is_profile: bool) -> Result<()> {
     let component = rig::meter()?;
     let data_dir = tempfile::tempdir()?;
     // Compiles, for the processor that valgrind shows.
     let mut compiling = valgrind("none");
     run(compiling.arg("--trace-children=yes"), Way::Publish, 0, &component, data_dir.path())?;
+    if is_profile {
+        return profiles(&component, data_dir.path());
+    }
     let mut report = Report::new("instructions");
     let mut wrong = Vec::new();
     for (way, expected) in EXPECTED {
@@ -97,6 +105,46 @@ fn measure() -> Result<()> {
         say("expected numbers are those of x86-64 and not compared here");
     }
     Ok(())
+}
+
+/// Says where the instructions go.
+fn profiles(component: &Path, data_dir: &Path) -> Result<()> {
+    let mut report = Report::new("profile");
+    for (way, _) in EXPECTED {
+        let messages = ((MANY - FEW) * COUNT) as f64;
+        let profile = |rounds| -> Result<profile::Profile> {
+            let folder = tempfile::tempdir()?;
+            let mut counting = valgrind("callgrind");
+            counting.arg("--separate-threads=yes");
+            counting.arg(format!("--callgrind-out-file={}", folder.path().join("callgrind.out").display()));
+            run(&mut counting, way, rounds, component, data_dir)?;
+            profile::read(folder.path())
+        };
+        let (few, many) = (profile(FEW)?, profile(MANY)?);
+        for ((thread, purpose), count) in many {
+            let each = (count - few.get(&(thread, purpose)).copied().unwrap_or_default()) / messages;
+            if each >= 1.0 {
+                let of: [(_, &dyn ToString); 3] = [("way", &way.name()), ("thread", &thread), ("what for", &purpose)];
+                report.figure("instructions", "/message", &of, vec![each]);
+            }
+        }
+        let calls = |rounds| system_calls(way, rounds, component, data_dir);
+        let each = (calls(MANY)? - calls(FEW)?) / messages;
+        report.figure("calls of the kernel", "/message", &[("way", &way.name())], vec![each]);
+    }
+    report.write()
+}
+
+/// All calls of the kernel by a process that does so many rounds.
+fn system_calls(way: Way, rounds: usize, component: &Path, data_dir: &Path) -> Result<f64> {
+    let counts = data_dir.join("calls");
+    let mut strace = Command::new("strace");
+    strace.args(["--follow-forks", "--summary-only", "--output"]).arg(&counts);
+    run(&mut strace, way, rounds, component, data_dir)?;
+    let counts = fs::read_to_string(counts)?;
+    // % time, seconds, microseconds a call, calls, errors if there were any, "total".
+    let total = counts.lines().find(|line| line.trim_end().ends_with("total")).context("no total")?;
+    Ok(total.split_whitespace().nth(3).context("a total without calls")?.parse()?)
 }
 
 /// The work whose instructions are counted.
@@ -139,14 +187,15 @@ fn valgrind(tool: &str) -> Command {
     command
 }
 
-/// This program under valgrind, with so many rounds.
-fn run(valgrind: &mut Command, way: Way, rounds: usize, component: &Path, data_dir: &Path) -> Result<()> {
-    valgrind.arg(std::env::current_exe()?).args(["rounds", way.name(), &rounds.to_string()]);
-    let output = valgrind.arg(component).arg(data_dir).output();
-    let output = output.context("valgrind is missing: apt-get install valgrind")?;
+/// This program under such a tool, with so many rounds.
+fn run(tool: &mut Command, way: Way, rounds: usize, component: &Path, data_dir: &Path) -> Result<()> {
+    tool.arg(std::env::current_exe()?).args(["rounds", way.name(), &rounds.to_string()]);
+    let output = tool.arg(component).arg(data_dir).output();
+    let program = tool.get_program().to_string_lossy().into_owned();
+    let output = output.with_context(|| format!("{program} is missing: apt-get install {program}"))?;
     ensure!(
         output.status.success(),
-        "under valgrind it fails: {}{}",
+        "under {program} it fails: {}{}",
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );

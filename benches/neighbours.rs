@@ -1,6 +1,7 @@
 //! How long an echo takes while another plugin misbehaves, beside how long it takes in quiet.
 //!
 //!     cargo bench -p alphorn-benches --bench neighbours
+//!     cargo bench -p alphorn-benches --bench neighbours -- loop chatter    # only these deeds
 
 mod support;
 
@@ -45,7 +46,11 @@ async fn run() -> Result<()> {
     say(&format!("an echo through a plugin, {RATE}/s, {ECHOES} of them: p50, p99 and the worst, in microseconds"));
     let quiet = measure(&echo, &hostile, "", 0, 1).await?;
     say(&format!("quiet            {quiet:?}"));
+    let chosen: Vec<_> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     for (deed, times, count) in DEEDS {
+        if !chosen.is_empty() && !chosen.iter().any(|name| name == deed) {
+            continue;
+        }
         let beside = measure(&echo, &hostile, deed, times, count).await?;
         let ratio = f64::from(beside[1]) / f64::from(quiet[1].max(1));
         say(&format!("{count} x {deed:<12} {beside:?}  p99 beside quiet {ratio:.2}"));

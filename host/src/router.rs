@@ -185,6 +185,7 @@ impl Router {
     /// those the broker sent with it; `kept` says that it is a retained message.
     pub fn find(&self, topic: &TopicName, identifiers: &[u32], kept: bool, found: &mut Vec<SubscriberId>) {
         found.clear();
+        let mut filters = 0;
         let mut add = |identifier: u32| {
             let Some(entry) = self.entries.get(&identifier) else {
                 return;
@@ -192,12 +193,11 @@ impl Router {
             if entry.filter.begins_with_wildcard() && topic.levels().next() == Some(HOST_PREFIX) {
                 return;
             }
-            for (subscriber, _) in &entry.subscribers {
-                let meant = !kept || entry.asked_last.is_none_or(|asked| asked == *subscriber);
-                if meant && !found.contains(subscriber) {
-                    found.push(*subscriber);
-                }
-            }
+            filters += 1;
+            let meant = |subscriber: &SubscriberId| {
+                !kept || entry.asked_last.is_none_or(|asked| asked == *subscriber)
+            };
+            found.extend(entry.subscribers.iter().map(|(subscriber, _)| *subscriber).filter(meant));
         };
         // The broker may still send numbers that an earlier run of the host gave.
         let ours = |identifier: &&u32| self.entries.get(identifier).is_some_and(|entry| entry.filter.matches(topic));
@@ -207,6 +207,11 @@ impl Router {
         } else {
             let dollar = topic.as_str().starts_with('$');
             self.trie.find(&mut topic.levels(), dollar, &mut add);
+        }
+        // A filter has each of its subscribers once.
+        if filters > 1 {
+            found.sort_unstable();
+            found.dedup();
         }
     }
 

@@ -38,6 +38,9 @@ use crate::{
     message::{Message, Properties},
 };
 
+/// How far the epoch advances in a whole tick: the next advance may come at once.
+const A_TICK: u64 = 2;
+
 /// A guest that can be called.
 pub(super) struct Instance {
     store: Store<GuestState>,
@@ -128,7 +131,7 @@ impl Instance {
             let turn = taken.clone();
             Ok(UpdateDeadline::YieldCustom(1, Box::pin(async move { turn.wait().await })))
         });
-        store.set_epoch_deadline(1);
+        store.set_epoch_deadline(A_TICK);
         store.set_hostcall_fuel(limits.hostcall_bytes.saturating_add(max_payload as usize));
         let running = engine.run();
         let guest = timeout(limits.start_deadline, loaded.pre.instantiate_async(&mut store)).await;
@@ -157,6 +160,12 @@ impl Instance {
         let mut lent = self.store.data_mut().lent.take()?;
         lent.undo();
         Some(lent)
+    }
+
+    /// The task has waited since the last call, so the next one begins with a tick of its own.
+    /// Calls without a wait in between share theirs: many short ones are as a long one to others.
+    pub(super) fn rested(&mut self) {
+        self.store.set_epoch_deadline(A_TICK);
     }
 
     /// Bytes of its memories and tables.
@@ -303,5 +312,70 @@ fn inbound<'a>(properties: &'a Properties, pairs: &'a [UserPropertyParam<'a>]) -
         message_expiry: properties.message_expiry,
         utf8: properties.utf8,
         user_properties: pairs,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, path::Path};
+
+    use wit_component::{ComponentEncoder, StringEncoding, dummy_module, embed_component_metadata};
+    use wit_parser::{ManglingAndAbi, Resolve};
+
+    use super::*;
+    use crate::{
+        grants::Grants,
+        link::WhenFull,
+        plugin::{
+            bindings::exports::alphorn::plugin::guest::StartReason,
+            compile::{CompileLimits, Compiler},
+            component,
+            wasi::Wasi,
+        },
+    };
+
+    /// A component of the plugins' world whose functions trap at once.
+    fn dummy() -> Vec<u8> {
+        let mut resolve = Resolve::default();
+        let (package, _) = resolve.push_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit")).unwrap();
+        let world = resolve.select_world(&[package], Some("plugin")).unwrap();
+        let mut module = dummy_module(&resolve, world, ManglingAndAbi::Standard32);
+        embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
+        ComponentEncoder::default().module(&module).unwrap().encode().unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn time_that_passed_before_a_call_does_not_make_it_a_long_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dummy.wasm");
+        std::fs::write(&path, dummy()).unwrap();
+        let engine = Engine::new(Compiler::InProcess, None, WhenFull::DropNewest).unwrap();
+        let loaded = component::load(&engine, &path, CompileLimits::default()).await.unwrap();
+        let config = PluginConfig {
+            component: path,
+            grants: Grants::default(),
+            config: BTreeMap::new(),
+            limits: Limits::default(),
+            wasi: Wasi::default(),
+        };
+        // Once a call is taken for a long one, it waits for ever.
+        let mut instances = Vec::new();
+        for _ in 0..20 {
+            instances.push(Instance::new(&engine, &loaded, &config, 0).await.unwrap());
+        }
+        let turns = u32::try_from(engine.long.available_permits()).unwrap();
+        let _all_turns = engine.long.acquire_many(turns).await.unwrap();
+        let ticking = engine.run();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        drop(ticking);
+        let mut ended = false;
+        // On a busy machine one call or another does take longer than a tick.
+        for mut instance in instances {
+            instance.rested();
+            let info = StartInfo { reason: StartReason::First, previous_version: None, handed_over: None };
+            let call = timeout(Duration::from_millis(200), instance.start(info)).await;
+            ended |= matches!(call, Ok(Err(Fault::Trapped(_))));
+        }
+        assert!(ended, "no call ended without a turn for long ones");
     }
 }

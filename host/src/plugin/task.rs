@@ -9,6 +9,8 @@ mod swap;
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
+    pin::pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Instant,
 };
@@ -171,30 +173,47 @@ impl Task {
         }
         // Most of the time there is but a message: it need not be waited for.
         let is_quiet = !link_changed && !has_again && self.preparing.is_none();
-        let is_timeless = timer.is_none() && retry.is_none() && passes.is_none() && restart.is_none();
-        if let (true, true, true, Some(mailbox)) = (runs, is_quiet, is_timeless, &mut self.mailbox)
+        let due = [timer, retry, passes, restart].into_iter().flatten().min();
+        let has_time = || due.is_none_or(|due| due > Instant::now());
+        if let (true, true, Some(mailbox)) = (runs, is_quiet, &mut self.mailbox)
+            && has_time()
             && let Some(item) = mailbox.try_recv()
         {
             return Next::Item(Some(item));
         }
-        select! {
-            biased;
-            request = self.requests.recv() => Next::Request(request),
-            ready = swap::ready(&mut self.preparing), if self.preparing.is_some() => Next::Ready(ready),
-            () = std::future::ready(()), if link_changed => Next::Link,
-            Ok(()) = self.status.changed(), if runs => Next::Link,
-            () = at(restart), if restart.is_some() => Next::Restart,
-            () = at(passes), if passes.is_some() => Next::Passed,
-            () = std::future::ready(()), if has_again => Next::Again,
-            next = async {
+        let mut has_waited = false;
+        let next = {
+            let mut next = pin!(async {
                 select! {
-                    () = at(timer), if timer.is_some() => Next::Timer,
-                    () = at(retry), if retry.is_some() => Next::Retry,
-                    item = receive(self.mailbox.as_mut()), if runs => Next::Item(item),
-                    else => std::future::pending().await,
+                    biased;
+                    request = self.requests.recv() => Next::Request(request),
+                    ready = swap::ready(&mut self.preparing), if self.preparing.is_some() => Next::Ready(ready),
+                    () = std::future::ready(()), if link_changed => Next::Link,
+                    Ok(()) = self.status.changed(), if runs => Next::Link,
+                    () = at(restart), if restart.is_some() => Next::Restart,
+                    () = at(passes), if passes.is_some() => Next::Passed,
+                    () = std::future::ready(()), if has_again => Next::Again,
+                    next = async {
+                        select! {
+                            () = at(timer), if timer.is_some() => Next::Timer,
+                            () = at(retry), if retry.is_some() => Next::Retry,
+                            item = receive(self.mailbox.as_mut()), if runs => Next::Item(item),
+                            else => std::future::pending().await,
+                        }
+                    } => next,
                 }
-            } => next,
+            });
+            poll_fn(|context| {
+                let polled = next.as_mut().poll(context);
+                has_waited |= polled.is_pending();
+                polled
+            })
+            .await
+        };
+        if let (true, Some(instance)) = (has_waited, &mut self.instance) {
+            instance.rested();
         }
+        next
     }
 
     /// True: that was the last thing to do. Who asked may be gone, so replies may fail.
