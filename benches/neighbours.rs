@@ -1,4 +1,5 @@
-//! How long an echo takes while another plugin misbehaves, beside how long it takes in quiet.
+//! How long an echo takes while another plugin misbehaves, beside how long it takes in quiet; and
+//! how long a lone message takes to its acknowledgement while a plugin publishes all it can.
 //!
 //!     cargo bench -p alphorn-benches --bench neighbours
 //!     cargo bench -p alphorn-benches --bench neighbours -- loop chatter    # only these deeds
@@ -19,9 +20,9 @@ use alphorn::{
     plugin::compile::Compiler,
     topic::{TopicFilter, TopicName},
 };
-use alphorn_dev_broker::DevBroker;
+use alphorn_dev_broker::{DevBroker, Sink};
 use anyhow::{Context, Result, bail, ensure};
-use support::{config, say};
+use support::{config, config_for, say, servers::Certificates};
 use tokio::time::{interval, sleep, timeout};
 
 /// Echoes of one measurement, and how many a second.
@@ -31,6 +32,9 @@ const RATE: u32 = 200;
 /// What the hostile plugin is told, how often a second, and how many of it there are.
 const DEEDS: [(&str, u32, usize); 6] =
     [("loop", 1, 1), ("loop", 1, 2), ("eat", 5, 1), ("flood", 1, 1), ("chatter", 5, 1), ("recurse", 5, 1)];
+
+/// The measurement of lone messages, to choose it by.
+const LONE: &str = "lone";
 
 fn main() -> Result<()> {
     if !std::env::args().any(|argument| argument == "--bench") {
@@ -57,7 +61,81 @@ async fn run() -> Result<()> {
     }
     let again = measure(&echo, &hostile, "", 0, 1).await?;
     say(&format!("quiet once more  {again:?}"));
+    if !chosen.is_empty() && !chosen.iter().any(|name| name == LONE) {
+        return Ok(());
+    }
+    say("a lone message of QoS 1 to its PUBACK by a peer that only acknowledges, no limit to the publish rate");
+    let guest = builder::build(&root.join("benches/guest")).await?.component;
+    let quiet = lone(&guest, None).await?;
+    say(&format!("quiet            {quiet:?}"));
+    for qos in [0, 1] {
+        let beside = lone(&guest, Some(qos)).await?;
+        let ratio = f64::from(beside[1]) / f64::from(quiet[1].max(1));
+        say(&format!("flood of QoS {qos}   {beside:?}  p99 beside quiet {ratio:.2}"));
+    }
+    let again = lone(&guest, None).await?;
+    say(&format!("quiet once more  {again:?}"));
     Ok(())
+}
+
+/// A user of the host's link publishes at the same rate, beside a plugin that floods it.
+async fn lone(guest: &Path, flood: Option<u8>) -> Result<[u32; 3]> {
+    let certificates = Certificates::new()?;
+    let sink = Sink::start(&certificates.front())?;
+    let mut rest = "[outbox]\nstorage = \"memory\"\n".to_owned();
+    if let Some(qos) = flood {
+        // Two timers: while one of them is due, calls follow each other without a pause.
+        rest += &format!(
+            "[plugins.flood]\ncomponent = {guest:?}\npublish = [\"bench/+\"]\nlimits = {{ publish_rate = \"unlimited\" }}\n\
+             config = {{ count = \"{}\", size = \"256\", qos = \"{qos}\", call = \"100\", timers = \"2\" }}\n",
+            u32::MAX
+        );
+    }
+    let place = certificates.place(sink.addr().port());
+    let host = Host::start(config_for(&place, "host", &rest)?, Compiler::InProcess).await?;
+    let (client, mut mailbox) = host.link().client(&observer());
+    let mut taken = Vec::new();
+    let mut pace = interval(Duration::from_secs(1) / RATE);
+    // The first ones wait for the connection.
+    for number in 0..ECHOES + 20 {
+        pace.tick().await;
+        let begin = Instant::now();
+        let id = publish(&client, "lone", "ping", Qos::AtLeastOnce)?;
+        let published = async {
+            while !matches!(mailbox.recv().await, Some(Item::Notice(Notice::Published(published))) if published == id) {
+            }
+        };
+        timeout(Duration::from_secs(10), published).await.context("no PUBACK")?;
+        if number >= 20 {
+            taken.push(u32::try_from(begin.elapsed().as_micros())?);
+        }
+    }
+    if flood.is_some() {
+        let taken = sink.tally().messages;
+        ensure!(taken > u64::from(ECHOES) * 10, "that was no flood: {taken} messages");
+    }
+    host.shutdown().await;
+    Ok(percentiles(taken))
+}
+
+/// Percentile 50, 99, and the greatest.
+fn percentiles(mut taken: Vec<u32>) -> [u32; 3] {
+    taken.sort_unstable();
+    let at = |part: f64| taken.get((taken.len() as f64 * part) as usize).copied().unwrap_or_default();
+    [at(0.5), at(0.99), taken.last().copied().unwrap_or_default()]
+}
+
+/// A client without bounds that is told what became of its messages.
+fn observer() -> ClientOptions {
+    ClientOptions {
+        name: None,
+        when_full: WhenFull::DropNewest,
+        inbox_bytes: 0,
+        outbox_bytes: usize::MAX,
+        mailbox_messages: usize::MAX,
+        mailbox_bytes: usize::MAX / 2,
+        tracked: true,
+    }
 }
 
 /// The guest of the tests that does the worst a plugin can do.
@@ -91,15 +169,7 @@ async fn measure(echo: &Path, hostile: &Path, deed: &str, times: u32, count: usi
     let mut settings = config(&broker, "observer", "")?.link;
     settings.tls.identity = Some((files.monitor_cert.clone(), files.monitor_key.clone()));
     let link = Link::start(settings, None)?;
-    let (client, mut mailbox) = link.client(&ClientOptions {
-        name: None,
-        when_full: WhenFull::DropNewest,
-        inbox_bytes: 0,
-        outbox_bytes: usize::MAX,
-        mailbox_messages: usize::MAX,
-        mailbox_bytes: usize::MAX / 2,
-        tracked: true,
-    });
+    let (client, mut mailbox) = link.client(&observer());
     client.subscribe(TopicFilter::parse("test/+/echo")?, Qos::AtMostOnce);
     link.open();
     while !matches!(mailbox.recv().await.context("the link ended")?, Item::Notice(Notice::Subscribed(_))) {}
@@ -113,7 +183,7 @@ async fn measure(echo: &Path, hostile: &Path, deed: &str, times: u32, count: usi
             return;
         }
         loop {
-            let _ = publish(&teller, "deeds", &deed);
+            let _ = publish(&teller, "deeds", &deed, Qos::AtMostOnce);
             sleep(Duration::from_secs(1) / times).await;
         }
     });
@@ -131,19 +201,16 @@ async fn measure(echo: &Path, hostile: &Path, deed: &str, times: u32, count: usi
         let was_told = report.mailbox.0 > 0 || report.calls > 1;
         ensure!(times == 0 || was_told, "{name} was not told: {report:?}");
     }
-    taken.sort_unstable();
-    let at = |part: f64| taken.get((taken.len() as f64 * part) as usize).copied().unwrap_or_default();
-    let result = [at(0.5), at(0.99), taken.last().copied().unwrap_or_default()];
     link.close(Duration::from_secs(1)).await;
     host.shutdown().await;
     broker.shutdown().await?;
-    Ok(result)
+    Ok(percentiles(taken))
 }
 
 /// The time of one echo.
 async fn one(client: &Client, mailbox: &mut Mailbox, number: u32) -> Result<Duration> {
     let begin = Instant::now();
-    publish(client, &format!("test/{number}"), "ping")?;
+    publish(client, &format!("test/{number}"), "ping", Qos::AtMostOnce)?;
     let topic = format!("test/{number}/echo");
     loop {
         match mailbox.recv().await {
@@ -154,14 +221,13 @@ async fn one(client: &Client, mailbox: &mut Mailbox, number: u32) -> Result<Dura
     }
 }
 
-fn publish(client: &Client, topic: &str, payload: &str) -> Result<()> {
+fn publish(client: &Client, topic: &str, payload: &str, qos: Qos) -> Result<u32> {
     let message = Message {
         topic: TopicName::parse(topic.to_owned())?,
         payload: payload.to_owned().into(),
-        qos: Qos::AtMostOnce,
+        qos,
         retain: false,
         properties: None,
     };
-    client.publish_at_once(message, Instant::now())?;
-    Ok(())
+    Ok(client.publish_at_once(message, Instant::now())?)
 }

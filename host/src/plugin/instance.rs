@@ -6,7 +6,7 @@
 
 use std::{
     future::poll_fn,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -185,7 +185,7 @@ impl Instance {
     pub(super) async fn start(&mut self, start: StartInfo<'_>) -> Result<(), Fault> {
         let deadline = self.begins(self.limits.start_deadline);
         let call = self.guest.alphorn_plugin_guest().call_start(&mut self.store, start);
-        let result = guarded(&self.engine, &self.turn, deadline, &self.limits, call).await;
+        let result = guarded(&self.engine, &self.turn, deadline, &self.limits, pin!(call)).await;
         self.judge(result)?.map_err(|words| Fault::Start(said(&words)))
     }
 
@@ -206,7 +206,7 @@ impl Instance {
         let delivery = guest::Delivery { message, attempt, redelivered };
         let deadline = self.begins(self.limits.deadline);
         let call = self.guest.alphorn_plugin_guest().call_on_message(&mut self.store, delivery);
-        let result = guarded(&self.engine, &self.turn, deadline, &self.limits, call).await;
+        let result = guarded(&self.engine, &self.turn, deadline, &self.limits, pin!(call)).await;
         Ok(self.judge(result)?.map_err(|failure| match failure {
             Failure::Retry(words) => Failure::Retry(said(&words)),
             Failure::Drop(words) => Failure::Drop(said(&words)),
@@ -216,21 +216,21 @@ impl Instance {
     pub(super) async fn on_timer(&mut self, timer: u32, missed: u32) -> Result<Result<(), String>, Fault> {
         let deadline = self.begins(self.limits.deadline);
         let call = self.guest.alphorn_plugin_guest().call_on_timer(&mut self.store, timer, missed);
-        let result = guarded(&self.engine, &self.turn, deadline, &self.limits, call).await;
+        let result = guarded(&self.engine, &self.turn, deadline, &self.limits, pin!(call)).await;
         Ok(self.judge(result)?.map_err(|words| said(&words)))
     }
 
     pub(super) async fn on_event(&mut self, event: Event<'_>) -> Result<(), Fault> {
         let deadline = self.begins(self.limits.deadline);
         let call = self.guest.alphorn_plugin_guest().call_on_event(&mut self.store, event);
-        let result = guarded(&self.engine, &self.turn, deadline, &self.limits, call).await;
+        let result = guarded(&self.engine, &self.turn, deadline, &self.limits, pin!(call)).await;
         self.judge(result)
     }
 
     pub(super) async fn stop(&mut self, reason: StopReason) -> Result<Result<Option<Vec<u8>>, String>, Fault> {
         let deadline = self.begins(self.limits.deadline);
         let call = self.guest.alphorn_plugin_guest().call_stop(&mut self.store, reason);
-        let result = guarded(&self.engine, &self.turn, deadline, &self.limits, call).await;
+        let result = guarded(&self.engine, &self.turn, deadline, &self.limits, pin!(call)).await;
         Ok(self.judge(result)?.map_err(|words| said(&words)))
     }
 
@@ -276,15 +276,15 @@ impl Fault {
     }
 }
 
+/// `call` is pinned by the caller: a call's future is large, and each move of it a copy.
 async fn guarded<R>(
     engine: &Engine,
     turn: &Turn,
     deadline: Deadline,
     limits: &Limits,
-    call: impl Future<Output = wasmtime::Result<R>>,
+    mut call: Pin<&mut impl Future<Output = wasmtime::Result<R>>>,
 ) -> Result<R, Fault> {
     let _running = engine.run();
-    let mut call = pin!(call);
     let call = poll_fn(|context| {
         let polled = call.as_mut().poll(context);
         if polled.is_pending() {
