@@ -284,14 +284,18 @@ async fn a_damaged_file_costs_what_is_damaged_and_says_so() -> Result<()> {
     host.log(&["all 200 numbers are taken"]).await?;
     host.log(&["connect failed (attempt 2)"]).await?;
     host.kill().await?;
-    let file = config.data_dir().join("alphorn.redb");
-    let mut bytes = std::fs::read(&file)?;
-    // Within one of the messages: its topic, and its payload; the file may have old copies of it.
+    // Within one of the messages: its topic, and its payload. It is in the database or in the log,
+    // and there may be old copies of it.
     let needle = b"\x03seq\x03150";
-    let copies: Vec<_> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(needle)).collect();
-    ensure!(!copies.is_empty(), "the message is not there");
-    copies.into_iter().for_each(|at| bytes[at] ^= 0x40);
-    std::fs::write(&file, &bytes)?;
+    let mut copies = 0;
+    for file in ["alphorn.redb", "alphorn.log"].map(|name| config.data_dir().join(name)) {
+        let mut bytes = std::fs::read(&file)?;
+        let places: Vec<_> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(needle)).collect();
+        copies += places.len();
+        places.into_iter().for_each(|at| bytes[at] ^= 0x40);
+        std::fs::write(&file, &bytes)?;
+    }
+    ensure!(copies > 0, "the message is not there");
     bed.faults().refuse(false).await?;
 
     let mut host = Program::run(&bed.config(&sequence(0, 0, "")).in_place_of(&config))?;

@@ -1,8 +1,11 @@
 //! The thread that writes the store. fsync happens here and nowhere else.
 //!
 //! Changes gather and are written in groups, so that flash is spared: what is queued when
-//! a call asks to be durable is one transaction, and what is only taken out waits for
-//! company. A message that is settled before it was written is never written at all.
+//! a call asks to be durable is one group, and what is only taken out waits for
+//! company. Groups go into the log; now and then, and where they have to be read back, what is left
+//! of them goes into the database, in one transaction. A message that is settled before
+//! it was written is never written at all, and one that is settled before its turn comes never gets
+//! into the database.
 
 mod group;
 
@@ -20,7 +23,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use self::group::Group;
-use crate::store::{Arrived, Change, Page, Store, Taken};
+use crate::store::{Arrived, Change, Page, Store, Taken, Written};
 
 /// `[outbox] commit`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +107,12 @@ const LAZY: Duration = Duration::from_secs(1);
 /// And no more than so many changes wait.
 const MANY: usize = 1000;
 
+/// The database is written when so many have come since.
+const VERY_MANY: usize = 20_000;
+
+/// And when something has been in the log for that long.
+const LATEST: Duration = Duration::from_secs(60);
+
 /// What is to be durable but that nobody waits for yet: a call that is under way.
 const SOON: Duration = Duration::from_millis(200);
 
@@ -132,6 +141,7 @@ impl Journal {
             tickets: Vec::new(),
             loads: Vec::new(),
             since: None,
+            logged_since: None,
             trouble: None,
         };
         let thread = thread::Builder::new().name("alphorn-journal".into()).spawn(move || writer.run(&inbox))?;
@@ -219,8 +229,10 @@ struct Writer {
     replies: Vec<oneshot::Sender<bool>>,
     tickets: Vec<u64>,
     loads: Vec<Load>,
-    /// Since when the oldest change waits.
+    /// Since when the oldest change waits that is written nowhere.
     since: Option<Instant>,
+    /// Since when something waits in the log.
+    logged_since: Option<Instant>,
     /// Writing fails; when to try again.
     trouble: Option<Instant>,
 }
@@ -245,12 +257,12 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => is_closing = true,
             }
             // All that has come meanwhile goes into the same group.
-            while !is_closing && self.group.len() < MANY * 10 {
+            while !is_closing && self.group.len_new() < MANY * 10 {
                 let Ok(order) = orders.try_recv() else { break };
                 is_closing = self.take(order);
             }
             if is_closing || self.deadline().is_some_and(|at| at <= Instant::now()) {
-                self.write();
+                self.write(is_closing);
             }
         }
     }
@@ -298,28 +310,52 @@ impl Writer {
         if let Some(again) = self.trouble {
             return Some(again);
         }
+        if !self.loads.is_empty() {
+            return Some(now);
+        }
+        let logged = self.logged_since.map(|since| since + LATEST);
         let Some(since) = self.since else {
-            return match (self.loads.is_empty(), self.store.has_messages()) {
-                (false, _) => Some(now),
-                (true, true) => Some(now + TICK),
-                (true, false) => None,
-            };
+            return logged.or_else(|| self.store.has_messages().then(|| now + TICK));
         };
         let is_awaited = !self.replies.is_empty() || !self.tickets.is_empty();
         let patience = match self.commit {
-            _ if !self.loads.is_empty() || self.group.len() >= MANY => Duration::ZERO,
+            _ if self.group.len_new() >= MANY => Duration::ZERO,
             Commit::Every(pause) if self.group.is_urgent() => pause,
             Commit::Call if is_awaited => Duration::ZERO,
             _ if self.group.is_urgent() => SOON,
             _ => LAZY,
         };
-        Some(since + patience)
+        Some(logged.map_or(since + patience, |logged| logged.min(since + patience)))
     }
 
-    fn write(&mut self) {
-        match self.store.write(self.group.changes()) {
-            Ok(written) => {
+    fn write(&mut self, is_closing: bool) {
+        if !is_closing && self.trouble.is_none() {
+            self.load_beside();
+            if self.loads.is_empty() && self.deadline().is_none_or(|at| at > Instant::now()) {
+                return;
+            }
+        }
+        let is_late = self.logged_since.is_some_and(|since| since.elapsed() >= LATEST);
+        let is_for_log =
+            !is_closing && !is_late && self.loads.is_empty() && self.since.is_some() && self.group.len() < VERY_MANY;
+        let logged = match self.group.new_changes().filter(|_| is_for_log) {
+            Some(changes) => self.store.log(changes),
+            None => Ok(false),
+        };
+        let written = match logged {
+            Ok(true) => {
+                self.group.set_logged();
+                self.logged_since.get_or_insert_with(Instant::now);
+                Ok(Written::default())
+            }
+            Ok(false) => self.store.write(self.group.changes()).inspect(|_| {
                 self.group.clear();
+                self.logged_since = None;
+            }),
+            Err(error) => Err(error),
+        };
+        match written {
+            Ok(written) => {
                 self.since = None;
                 if self.trouble.take().is_some() {
                     self.disk_full.store(false, SeqCst);
@@ -346,6 +382,21 @@ impl Writer {
                 }
                 let replies = std::mem::take(&mut self.replies);
                 self.answer(replies, false);
+            }
+        }
+    }
+
+    /// Reads parts of outboxes that have what was asked for although not all is written: what is
+    /// newer lies behind them, and who asks knows what is done with.
+    fn load_beside(&mut self) {
+        for load in std::mem::take(&mut self.loads) {
+            if let Load::Outbox(owner, after, bytes) = &load
+                && let Ok(page) = self.store.outbox(owner, *after, *bytes)
+                && (page.more || !self.group.has_taken())
+            {
+                (self.report)(Report::Outbox { owner: owner.clone(), page });
+            } else {
+                self.loads.push(load);
             }
         }
     }

@@ -1,13 +1,16 @@
-//! What has to last, in one file: the outbox, the inboxes, the subscriptions, the quarantine,
-//! and what belongs to each plugin: state, version, dead letters.
+//! What has to last: the outbox, the inboxes, the subscriptions, the quarantine, and what
+//! belongs to each plugin: state, version, dead letters.
 //!
-//! The file is a redb database, which is consistent after a loss of power without our
-//! help; why this one is told in `docs/decisions/0002-store.md`. What is damaged otherwise is
+//! It is in a redb database, which is consistent after a loss of power without our
+//! help, and, of what came since that was written last, in a log beside it (`log`), which costs
+//! less to write; why both is told in `docs/decisions/0002-store.md`. What is damaged otherwise is
 //! found when it is opened, set aside, and read record by record into a new one (`salvage`).
 //! Only the journal's thread writes; see [`crate::journal`].
 
 mod apply;
 mod change;
+mod entry;
+mod log;
 mod record;
 mod salvage;
 mod saved;
@@ -22,12 +25,16 @@ use std::{
     time::Duration,
 };
 
-use redb::{Database, DatabaseError, Range, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Database, DatabaseError, Range, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+    backends::FileBackend,
+};
 
 pub use self::change::{
     Arrived, Change, DeadLetter, Entries, Installed, OnProbation, Page, Quarantined, Record, Restored, Saved, Taken,
     Waiting, Wanted, Written,
 };
+use self::log::Log;
 use crate::{
     clock::{Age, Stamp},
     message::Qos,
@@ -49,8 +56,11 @@ pub struct Store {
     /// None between an error and the next attempt.
     database: Option<Database>,
     opener: Opener,
+    /// None: not read yet.
+    log: Option<Log>,
     settings: StoreSettings,
     last: Option<Stamp>,
+    numbers: Last,
     inboxes: HashMap<Arc<str>, Inbox>,
     /// Cost of all messages.
     bytes: u64,
@@ -58,6 +68,20 @@ pub struct Store {
 
 /// How the database is opened; tests have disks of their own.
 type Opener = Box<dyn Fn(&redb::Builder) -> Result<Database, DatabaseError> + Send>;
+
+/// How the log is opened.
+type LogOpener = Box<dyn Fn() -> io::Result<Box<dyn StorageBackend>>>;
+
+/// The highest numbers that were ever written.
+#[derive(Debug, Clone, Copy, Default)]
+struct Last {
+    /// Of a message in the outbox.
+    seq: u64,
+    /// Of one in an inbox.
+    number: u64,
+    /// Of a group in the log that the database has.
+    group: u64,
+}
 
 /// What is counted of a plugin's inbox and its dead letters.
 #[derive(Debug)]
@@ -121,6 +145,8 @@ const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
 const FILE: &str = "alphorn.redb";
 
+const LOG: &str = "alphorn.log";
+
 /// Is there while the file is in use, and after an end that was none.
 const OPEN: &str = "alphorn.redb.in-use";
 
@@ -142,9 +168,13 @@ impl Store {
         let path = folder.join(FILE);
         let mut options = fs::OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(place(&path))?;
+        let log_path = folder.join(LOG);
         let open = || {
-            let path = path.clone();
-            Self::open_with(settings.clone(), Box::new(move |builder| builder.create(&path)))
+            let (path, log_path) = (path.clone(), log_path.clone());
+            let mut options = fs::OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(false).mode(0o600);
+            let log = move || Ok(Box::new(FileBackend::new(options.open(&log_path)?).map_err(io::Error::other)?) as _);
+            Self::open_with(settings.clone(), Box::new(move |builder| builder.create(&path)), Box::new(log))
         };
         let mark = folder.join(OPEN);
         let ended_well = !mark.try_exists().map_err(place(&mark))?;
@@ -153,18 +183,20 @@ impl Store {
         // the place of the one after it for free.
         let newest = if ended_well { Vec::new() } else { salvage::newest(&path)? };
         match open() {
-            Ok((mut store, mut restored)) if !newest.is_empty() => {
+            Ok((mut store, mut restored, rest)) => {
                 let (last_seq, last_number) = (restored.last_seq, restored.last_number);
-                let lost: Vec<_> = newest.into_iter().filter(|change| change.is_after(last_seq, last_number)).collect();
+                let mut lost: Vec<_> =
+                    newest.into_iter().filter(|change| change.is_after(last_seq, last_number)).collect();
+                lost.extend(rest);
                 if !lost.is_empty() {
                     // At worst they are sent twice.
                     store.write(&lost)?;
                     drop(store);
-                    (store, restored) = open()?;
+                    (store, restored, _) = open()?;
                     restored.damage = Some(format!(
-                        "the last write to {} before the host ended was not whole: {} messages of it could be read \
-                         and are kept",
-                        path.display(),
+                        "a write to {} before the host ended is not whole: {} messages of it could be read and are \
+                         kept",
+                        folder.display(),
                         lost.len()
                     ));
                 }
@@ -173,10 +205,12 @@ impl Store {
             Err(StoreError::Database(cause)) => {
                 let aside = salvage::set_aside(&path).map_err(place(&path))?;
                 options.open(&path).map_err(place(&path))?;
-                let (mut store, _) = open()?;
-                let kept = salvage::read(&aside, &mut store)?;
+                let (mut store, _, rest) = open()?;
+                store.write(&rest)?;
+                salvage::read(&aside, &mut store)?;
                 drop(store);
-                let (store, mut restored) = open()?;
+                let (mut store, mut restored, _) = open()?;
+                let kept = restored.messages() + store.dead_letters(None)?.len();
                 restored.damage = Some(format!(
                     "{} was damaged ({cause}): {kept} messages could be read and are kept, some may be sent or \
                      handled once more; the damaged file is {}",
@@ -185,19 +219,47 @@ impl Store {
                 ));
                 Ok((store, restored))
             }
-            opened => opened,
+            Err(error) => Err(error),
         }
     }
 
-    fn open_with(settings: StoreSettings, opener: Opener) -> Result<(Self, Restored), StoreError> {
-        let mut store = Self { database: None, opener, settings, last: None, inboxes: HashMap::new(), bytes: 0 };
+    /// The store with what is in the log as well, and messages of the log that are in no whole group.
+    fn open_with(
+        settings: StoreSettings,
+        opener: Opener,
+        log: LogOpener,
+    ) -> Result<(Self, Restored, Vec<Change>), StoreError> {
+        let mut store = Self {
+            database: None,
+            opener,
+            log: None,
+            settings,
+            last: None,
+            numbers: Last::default(),
+            inboxes: HashMap::new(),
+            bytes: 0,
+        };
         // Every page is checked before it is trusted; should redb still stumble, the file is damaged.
         let opened = panic::catch_unwind(AssertUnwindSafe(|| {
             store.connect()?;
             let restored = store.restore()?;
-            Ok((store, restored))
+            Ok::<_, StoreError>((store, restored))
         }));
-        opened.unwrap_or_else(|_| Err(redb::Error::Corrupted("it makes no sense".to_owned()).into()))
+        let (mut store, mut restored) =
+            opened.unwrap_or_else(|_| Err(redb::Error::Corrupted("it makes no sense".to_owned()).into()))?;
+        // Others may only have it since the database is open.
+        let place = |cause| StoreError::Place { path: store.settings.folder.join(LOG), cause };
+        let (log, log::Found { changes, mut rest }) =
+            log().and_then(|file| Log::open(file, store.numbers.group)).map_err(place)?;
+        store.log = Some(log);
+        let Last { seq, number, .. } = store.numbers;
+        if !changes.is_empty() {
+            // That it is to be left alone has been looked at when it went into the log.
+            store.try_write(&changes)?;
+            restored = store.restore()?;
+        }
+        rest.retain(|change| change.is_after(seq, number));
+        Ok((store, restored, rest))
     }
 
     /// Opens the database, if it is not open.
@@ -293,7 +355,9 @@ impl Store {
                 reason: body.reason.to_owned(),
             });
         }
+        let group = number("log")?;
         drop((meta, read));
+        self.numbers = Last { seq: restored.last_seq, number: restored.last_number, group };
         self.last = restored.last;
         self.bytes = outbox.iter().chain(&inbox).map(|waiting| waiting.bytes as u64).sum();
         (restored.outbox, restored.inbox) = (outbox, inbox);
@@ -329,6 +393,27 @@ impl Store {
         written
     }
 
+    /// Puts changes into the log, durable when this returns. They are not seen here before they are
+    /// written together with all others since the last [`Store::write`]. False: the log is full.
+    pub fn log<'a>(&mut self, changes: impl IntoIterator<Item = &'a Change> + Clone) -> Result<bool, StoreError> {
+        self.leave_room(changes.clone())?;
+        let Some(log) = &mut self.log else { return Ok(false) };
+        let now = Stamp::now(self.last.as_ref());
+        let appended = log.append(changes.clone(), now);
+        let has_room = appended.map_err(|cause| StoreError::Place { path: self.settings.folder.join(LOG), cause })?;
+        if has_room {
+            self.last = Some(now);
+            for change in changes {
+                match change {
+                    Change::Taken { seq, .. } => self.numbers.seq = self.numbers.seq.max(*seq),
+                    Change::Arrived { number, .. } => self.numbers.number = self.numbers.number.max(*number),
+                    _ => {}
+                }
+            }
+        }
+        Ok(has_room)
+    }
+
     fn sizes(&self) -> Vec<(Arc<str>, usize, usize)> {
         self.inboxes.iter().map(|(plugin, inbox)| (plugin.clone(), inbox.bytes, inbox.dead)).collect()
     }
@@ -336,12 +421,14 @@ impl Store {
     fn try_write<'a>(&mut self, changes: impl IntoIterator<Item = &'a Change>) -> Result<Written, StoreError> {
         let now = Stamp::now(self.last.as_ref());
         self.connect()?;
-        let Self { database, inboxes, bytes, .. } = self;
+        let Self { database, log, inboxes, bytes, numbers, .. } = self;
         let database = database.as_ref().ok_or(redb::Error::DatabaseClosed)?;
         let transaction = database.begin_write().map_err(redb::Error::from)?;
-        let written = apply::apply(&transaction, changes, now, inboxes, bytes)?;
+        numbers.group = log.as_ref().map_or(numbers.group, Log::last);
+        let written = apply::apply(&transaction, changes, now, inboxes, bytes, numbers)?;
         transaction.commit().map_err(redb::Error::from)?;
         self.last = Some(now);
+        log.as_mut().map(Log::begin_again);
         Ok(written)
     }
 

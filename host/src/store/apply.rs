@@ -1,12 +1,12 @@
 //! Changes into tables, within one transaction.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, iter::Peekable, ops::Bound, sync::Arc};
 
-use redb::{ReadableTable, Table, WriteTransaction};
+use redb::{CursorError, ReadableTable, Table, WriteTransaction};
 
 use super::{
-    AT_BROKER, Change, DEAD, INBOX, INSTALLED, Inbox, META, OUTBOX, PROBATION, QUARANTINE, Record, SNAPSHOT, STATE,
-    SUBSCRIPTIONS, Written, cost,
+    AT_BROKER, Change, DEAD, INBOX, INSTALLED, Inbox, Last, META, OUTBOX, PROBATION, QUARANTINE, Record, SNAPSHOT,
+    STATE, SUBSCRIPTIONS, Written, cost,
     record::{self, Kind, Label},
 };
 use crate::{
@@ -29,10 +29,14 @@ struct Tables<'t> {
     inboxes: &'t mut HashMap<Arc<str>, Inbox>,
     bytes: &'t mut u64,
     written: Written,
-    last_seq: u64,
-    last_number: u64,
+    last: &'t mut Last,
     now: Stamp,
+    /// A record that is being made.
+    record: Vec<u8>,
 }
+
+/// Settled messages that have no more numbers than that between them are taken out in one go.
+const NEAR: u64 = 32;
 
 /// Makes all changes, in order.
 pub(super) fn apply<'a>(
@@ -41,6 +45,7 @@ pub(super) fn apply<'a>(
     now: Stamp,
     inboxes: &mut HashMap<Arc<str>, Inbox>,
     bytes: &mut u64,
+    last: &mut Last,
 ) -> Result<Written, redb::Error> {
     let mut subscriptions = transaction.open_table(SUBSCRIPTIONS)?;
     let mut at_broker = transaction.open_table(AT_BROKER)?;
@@ -56,12 +61,16 @@ pub(super) fn apply<'a>(
         inboxes,
         bytes,
         written: Written::default(),
-        last_seq: 0,
-        last_number: 0,
+        last,
         now,
+        record: Vec::new(),
     };
-    for change in changes {
+    let (mut changes, mut settled) = (changes.into_iter().peekable(), Vec::new());
+    while let Some(change) = changes.next() {
         match change {
+            Change::Taken { owner, .. } => tables.put_into_outbox(owner, change, &mut changes)?,
+            // Nothing comes back to a place that was settled, so that can wait for the others.
+            Change::Settled { owner, seq } => settled.push((&**owner, *seq)),
             Change::Subscribed(wanted) => {
                 let value = (wanted.qos == Qos::AtLeastOnce, wanted.identifier);
                 subscriptions.insert((&*wanted.plugin, wanted.filter.as_str()), value)?;
@@ -85,12 +94,12 @@ pub(super) fn apply<'a>(
             change => tables.apply(change)?,
         }
     }
-    let Tables { written, last_seq, last_number, .. } = tables;
+    settled.sort_unstable();
+    tables.settle(&settled)?;
+    let Tables { written, last, .. } = tables;
     let mut meta = transaction.open_table(META)?;
-    for (key, number) in [("last seq", last_seq), ("last number", last_number)] {
-        if number > 0 {
-            meta.insert(key, number.to_le_bytes().as_slice())?;
-        }
+    for (key, number) in [("last seq", last.seq), ("last number", last.number), ("log", last.group)] {
+        meta.insert(key, number.to_le_bytes().as_slice())?;
     }
     if let Ok(stamp) = postcard::to_allocvec(&now) {
         meta.insert("stamp", stamp.as_slice())?;
@@ -102,16 +111,9 @@ impl Tables<'_> {
     /// Changes of messages and of state.
     fn apply(&mut self, change: &Change) -> Result<(), redb::Error> {
         match change {
-            Change::Taken { owner, seq, record } => {
-                let Some(value) = self.encode(Kind::Outbox, owner, *seq, record) else { return Ok(()) };
-                self.outbox.insert((&**owner, *seq), value.as_slice())?;
-                *self.bytes += record.message.cost() as u64;
-                self.last_seq = self.last_seq.max(*seq);
-            }
-            Change::Settled { owner, seq } => self.take_from_outbox(owner, *seq)?,
             Change::Quarantined { owner, seq, record, reason } => {
                 self.take_from_outbox(owner, *seq)?;
-                let label = Label { reason, ..self.label(Kind::Quarantine, owner, *seq, record) };
+                let label = Label { reason, ..Label::new(Kind::Quarantine, owner, *seq, record, self.now) };
                 if let Some(value) = record::encode(&label, &record.message) {
                     self.quarantine.insert((&**owner, *seq), value.as_slice())?;
                 }
@@ -121,7 +123,8 @@ impl Tables<'_> {
             }
             Change::Arrived { plugin, number, message, redelivered } => {
                 let record = inbound(message);
-                let label = Label { redelivered: *redelivered, ..self.label(Kind::Inbox, plugin, *number, &record) };
+                let label = Label::new(Kind::Inbox, plugin, *number, &record, self.now);
+                let label = Label { redelivered: *redelivered, ..label };
                 if let Some(value) = record::encode(&label, message) {
                     self.put_into_inbox(plugin, *number, &value)?;
                 }
@@ -130,10 +133,10 @@ impl Tables<'_> {
             Change::OnProbation { plugin, number, message } => {
                 self.take_from_inbox(plugin, *number)?;
                 let record = inbound(message);
-                let label = Label { redelivered: true, ..self.label(Kind::Probation, plugin, *number, &record) };
-                if let Some(value) = record::encode(&label, message) {
+                let label = Label::new(Kind::Probation, plugin, *number, &record, self.now);
+                if let Some(value) = record::encode(&Label { redelivered: true, ..label }, message) {
                     self.probation.insert((&**plugin, *number), value.as_slice())?;
-                    self.last_number = self.last_number.max(*number);
+                    self.last.number = self.last.number.max(*number);
                 }
             }
             Change::NotKept { plugin, number } => {
@@ -142,7 +145,7 @@ impl Tables<'_> {
             Change::Dead { plugin, number, message, attempts, reason } => {
                 self.take_from_inbox(plugin, *number)?;
                 let record = Record { number: *attempts, ..inbound(message) };
-                let label = Label { reason, ..self.label(Kind::Dead, plugin, *number, &record) };
+                let label = Label { reason, ..Label::new(Kind::Dead, plugin, *number, &record, self.now) };
                 if let Some(value) = record::encode(&label, message) {
                     self.bury(plugin, *number, &value)?;
                 }
@@ -152,8 +155,8 @@ impl Tables<'_> {
                 let body = value.as_deref().and_then(|value| record::decode(value).ok());
                 let Some(message) = body.and_then(|(body, _)| body.message()) else { return Ok(()) };
                 let record = inbound(&message);
-                let label = Label { redelivered: true, ..self.label(Kind::Inbox, plugin, *arrival, &record) };
-                if let Some(value) = record::encode(&label, &message) {
+                let label = Label::new(Kind::Inbox, plugin, *arrival, &record, self.now);
+                if let Some(value) = record::encode(&Label { redelivered: true, ..label }, &message) {
                     self.put_into_inbox(plugin, *arrival, &value)?;
                 }
             }
@@ -184,7 +187,9 @@ impl Tables<'_> {
                 }
             }
             // In `apply` above.
-            Change::Subscribed(_)
+            Change::Taken { .. }
+            | Change::Settled { .. }
+            | Change::Subscribed(_)
             | Change::Unsubscribed { .. }
             | Change::AtBroker(_)
             | Change::NotAtBroker(_)
@@ -194,13 +199,61 @@ impl Tables<'_> {
         Ok(())
     }
 
-    fn label<'a>(&self, kind: Kind, name: &'a str, place: u64, record: &Record) -> Label<'a> {
-        let age = u64::try_from(record.age.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Label { kind, name, place, number: record.number, age, written: self.now, redelivered: false, reason: "" }
+    /// A message, and those behind it of the same owner: put in one after the other at the end,
+    /// without a search for each.
+    fn put_into_outbox<'a>(
+        &mut self,
+        owner: &str,
+        first: &'a Change,
+        more: &mut Peekable<impl Iterator<Item = &'a Change>>,
+    ) -> Result<(), redb::Error> {
+        let (bytes, value) = (&mut *self.bytes, &mut self.record);
+        let mut end = self.outbox.upper_bound_mut(Bound::Included((owner, u64::MAX)))?;
+        let mut next = Some(first);
+        while let Some(Change::Taken { seq, record, .. }) = next {
+            self.last.seq = self.last.seq.max(*seq);
+            value.clear();
+            let label = Label::new(Kind::Outbox, owner, *seq, record, self.now);
+            if record::write(&label, &record.message, value).is_some() {
+                *bytes += cost(value) as u64;
+                match end.insert_before((owner, *seq), value.as_slice()) {
+                    Ok(()) => {}
+                    // It is older than others, or there already.
+                    Err(CursorError::UnorderedKey) => {
+                        end.close()?;
+                        if let Some(old) = self.outbox.insert((owner, *seq), value.as_slice())? {
+                            *bytes = bytes.saturating_sub(cost(old.value()) as u64);
+                        }
+                        return Ok(());
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            next = more.next_if(|next| matches!(next, Change::Taken { owner: its, .. } if **its == *owner));
+        }
+        end.close()?;
+        Ok(())
     }
 
-    fn encode(&self, kind: Kind, name: &str, place: u64, record: &Record) -> Option<Vec<u8>> {
-        record::encode(&self.label(kind, name, place, record), &record.message)
+    /// Takes messages out, in the order of owners and numbers.
+    fn settle(&mut self, settled: &[(&str, u64)]) -> Result<(), redb::Error> {
+        for run in settled.chunk_by(|one, next| one.0 == next.0 && next.1 - one.1 <= NEAR) {
+            let (Some((owner, first)), Some((_, last))) = (run.first(), run.last()) else { continue };
+            if first == last {
+                self.take_from_outbox(owner, *first)?;
+                continue;
+            }
+            let (mut seqs, bytes) = (run.iter().map(|(_, seq)| *seq).peekable(), &mut *self.bytes);
+            self.outbox.retain_in((*owner, *first)..=(*owner, *last), |(_, seq), value| {
+                while seqs.next_if(|settled| *settled < seq).is_some() {}
+                let is_settled = seqs.peek() == Some(&seq);
+                if is_settled {
+                    *bytes = bytes.saturating_sub(cost(value) as u64);
+                }
+                !is_settled
+            })?;
+        }
+        Ok(())
     }
 
     fn take_from_outbox(&mut self, owner: &str, seq: u64) -> Result<(), redb::Error> {
@@ -214,7 +267,7 @@ impl Tables<'_> {
     fn put_into_inbox(&mut self, plugin: &Arc<str>, number: u64, value: &[u8]) -> Result<(), redb::Error> {
         self.take_from_inbox(plugin, number)?;
         self.inbox.insert((&**plugin, number), value)?;
-        self.last_number = self.last_number.max(number);
+        self.last.number = self.last.number.max(number);
         let held = self.inboxes.entry(plugin.clone()).or_insert_with(|| Inbox::empty(usize::MAX));
         held.bytes += cost(value);
         *self.bytes += cost(value) as u64;
@@ -247,7 +300,7 @@ impl Tables<'_> {
     fn bury(&mut self, plugin: &Arc<str>, number: u64, value: &[u8]) -> Result<(), redb::Error> {
         self.exhume(plugin, number)?;
         self.dead.insert((&**plugin, number), value)?;
-        self.last_number = self.last_number.max(number);
+        self.last.number = self.last.number.max(number);
         let held = self.inboxes.entry(plugin.clone()).or_insert_with(|| Inbox::empty(usize::MAX));
         held.dead += cost(value);
         let mut buried = 0;

@@ -38,6 +38,14 @@ pub struct Restored {
     pub last: Option<Stamp>,
 }
 
+impl Restored {
+    /// How many messages there are, but for dead letters.
+    pub(super) fn messages(&self) -> usize {
+        let waiting = self.outbox.iter().chain(&self.inbox).map(|waiting| waiting.messages as usize);
+        waiting.sum::<usize>() + self.quarantined.len()
+    }
+}
+
 /// Messages of one plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
@@ -330,6 +338,19 @@ impl Change {
             Self::State { key, value, .. } => key.len() + value.as_ref().map_or(0, Bytes::len),
             _ => 0,
         }
+    }
+
+    /// It is one of those that come with every message: the log takes them. With the others,
+    /// which are few, the database is written.
+    pub(crate) fn is_for_log(&self) -> bool {
+        matches!(
+            self,
+            Self::Taken { .. }
+                | Self::Settled { .. }
+                | Self::Arrived { .. }
+                | Self::Handled { .. }
+                | Self::State { .. }
+        )
     }
 
     /// It puts a message in that is newer than these.

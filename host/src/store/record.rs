@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     clock::Stamp,
     message::{Message, Properties, Qos},
+    store::Record,
     topic::TopicName,
 };
 
@@ -76,6 +77,13 @@ pub(super) struct Label<'a> {
     pub(super) reason: &'a str,
 }
 
+impl<'a> Label<'a> {
+    pub(super) fn new(kind: Kind, name: &'a str, place: u64, record: &Record, written: Stamp) -> Self {
+        let age = u64::try_from(record.age.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Self { kind, name, place, number: record.number, age, written, redelivered: false, reason: "" }
+    }
+}
+
 pub(super) const MAGIC: [u8; 4] = *b"\xa7lpH";
 
 /// Everything before the body.
@@ -93,8 +101,15 @@ pub(super) enum Unreadable {
     Damaged,
 }
 
-/// Writes a record.
+/// Makes a record.
 pub(super) fn encode(label: &Label<'_>, message: &Message) -> Option<Vec<u8>> {
+    let mut record = Vec::new();
+    write(label, message, &mut record)?;
+    Some(record)
+}
+
+/// Writes a record behind what is there. None: it can't be written, and a part of it is there.
+pub(super) fn write(label: &Label<'_>, message: &Message, out: &mut Vec<u8>) -> Option<()> {
     let properties = message.properties.as_deref().map(|properties| StoredProperties {
         content_type: properties.content_type.as_deref(),
         response_topic: properties.response_topic.as_ref().map(TopicName::as_str),
@@ -118,16 +133,18 @@ pub(super) fn encode(label: &Label<'_>, message: &Message) -> Option<Vec<u8>> {
         retain: message.retain,
         properties,
     };
-    let mut record = Vec::with_capacity(HEADER + message.cost() + 64);
-    record.extend_from_slice(&MAGIC);
-    record.extend_from_slice(&[0; 8]);
-    record.extend_from_slice(&u32::try_from(message.cost()).unwrap_or(u32::MAX).to_le_bytes());
-    let mut record = postcard::to_extend(&body, record).ok()?;
+    let begin = out.len();
+    out.reserve(HEADER + message.cost() + 64);
+    out.extend_from_slice(&MAGIC);
+    out.extend_from_slice(&[0; 8]);
+    out.extend_from_slice(&u32::try_from(message.cost()).unwrap_or(u32::MAX).to_le_bytes());
+    postcard::to_io(&body, &mut *out).ok()?;
+    let record = out.get_mut(begin..)?;
     let length = u32::try_from(record.len()).ok()?.to_le_bytes();
     let checksum = crc32fast::hash(record.get(12..)?).to_le_bytes();
     record.get_mut(4..8)?.copy_from_slice(&length);
     record.get_mut(8..12)?.copy_from_slice(&checksum);
-    Some(record)
+    Some(())
 }
 
 /// The length a record claims to have, and its cost.

@@ -39,29 +39,27 @@ pub(super) fn set_aside(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// Writes every whole message in the file into the store. How many there were. What was
-/// removed before may be found again: sent once more, not lost.
-pub(super) fn read(file: &Path, store: &mut Store) -> Result<usize, StoreError> {
-    let (mut group, mut kept) = (Vec::new(), 0);
-    scan(file, |change| {
+/// Writes every whole message in the file into the store. What was removed before may be found
+/// again: sent once more, not lost.
+pub(super) fn read(file: &Path, store: &mut Store) -> Result<(), StoreError> {
+    let mut group = Vec::new();
+    scan_file(file, |change| {
         group.push(change);
         if group.len() < GROUP {
             return Ok(());
         }
-        kept += group.len();
         let written = store.write(&group).map(drop);
         group.clear();
         written
     })?;
-    kept += group.len();
     store.write(&group)?;
-    Ok(kept)
+    Ok(())
 }
 
 /// The newest messages in the file: at least those of the last write, if all is well.
 pub(super) fn newest(file: &Path) -> Result<Vec<Change>, StoreError> {
     let (mut outbox, mut inbox) = (BTreeMap::new(), BTreeMap::new());
-    scan(file, |change| {
+    scan_file(file, |change| {
         match &change {
             Change::Taken { seq, .. } => outbox.insert((*seq, None), change),
             Change::Arrived { plugin, number, .. } => inbox.insert((*number, Some(plugin.clone())), change),
@@ -77,22 +75,33 @@ pub(super) fn newest(file: &Path) -> Result<Vec<Change>, StoreError> {
     Ok(outbox.into_values().chain(inbox.into_values()).collect())
 }
 
-/// Looks for whole records at any place of a file.
-fn scan(file: &Path, mut found: impl FnMut(Change) -> Result<(), StoreError>) -> Result<(), StoreError> {
+fn scan_file(file: &Path, mut found: impl FnMut(Change) -> Result<(), StoreError>) -> Result<(), StoreError> {
     let failed = |cause| StoreError::Place { path: file.to_owned(), cause };
-    let mut input = File::open(file).map_err(failed)?;
+    let mut result = Ok(());
+    let input = File::open(file).map_err(failed)?;
+    let scanned = scan(input, |body| {
+        if result.is_ok() {
+            result = change(&body, &Stamp::now(Some(&body.written))).map_or(Ok(()), &mut found);
+        }
+    });
+    scanned.map_err(failed)?;
+    result
+}
+
+/// Looks for whole records at any place.
+pub(super) fn scan(mut input: impl Read, mut found: impl FnMut(record::Body<'_>)) -> io::Result<()> {
     let (mut buffer, mut wanted) = (Vec::new(), CHUNK);
     loop {
         let had = buffer.len();
         let more = wanted.saturating_sub(had).max(CHUNK) as u64;
-        Read::by_ref(&mut input).take(more).read_to_end(&mut buffer).map_err(failed)?;
+        Read::by_ref(&mut input).take(more).read_to_end(&mut buffer)?;
         let is_end = buffer.len() == had;
         let (mut at, mut short) = (0, None);
         while let Some(offset) = find(buffer.get(at..).unwrap_or_default()) {
             at += offset;
             match record::decode(buffer.get(at..).unwrap_or_default()) {
                 Ok((body, length)) => {
-                    change(&body).map_or(Ok(()), &mut found)?;
+                    found(body);
                     at += length;
                 }
                 Err(Unreadable::Short(length)) if !is_end => {
@@ -124,9 +133,10 @@ fn find(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-fn change(body: &record::Body<'_>) -> Option<Change> {
+/// What a record says was to be changed.
+pub(super) fn change(body: &record::Body<'_>, now: &Stamp) -> Option<Change> {
     let (name, message): (Arc<str>, _) = (body.name.into(), body.message()?);
-    let age = Age::of(Duration::from_millis(body.age) + Stamp::now(Some(&body.written)).since(&body.written));
+    let age = Age::of(Duration::from_millis(body.age) + now.since(&body.written));
     let record = Record { message: message.clone(), number: body.number, age };
     Some(match body.kind {
         Kind::Outbox => Change::Taken { owner: name, seq: body.place, record },

@@ -13,16 +13,29 @@ struct Disk(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
+    database: Content,
+    log: Content,
+    /// Writes and syncs that still work; then the power fails.
+    steps_left: Option<usize>,
+    steps: usize,
+    is_full: bool,
+}
+
+/// What a file has.
+#[derive(Debug, Default)]
+struct Content {
     synced: Vec<u8>,
     /// As a reader sees it.
     current: Vec<u8>,
     /// Writes since the last sync, in sectors.
     unsynced: Vec<Unsynced>,
-    /// Writes and syncs that still work; then the power fails.
-    steps_left: Option<usize>,
-    steps: usize,
-    syncs: usize,
-    is_full: bool,
+}
+
+/// A file of the disk.
+#[derive(Debug, Clone)]
+struct OnDisk {
+    disk: Disk,
+    is_log: bool,
 }
 
 #[derive(Debug)]
@@ -42,8 +55,37 @@ impl Disk {
     fn after_power_loss(&self, seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let state = self.state();
-        let mut bytes = state.synced.clone();
-        for unsynced in &state.unsynced {
+        let [database, log] = [&state.database, &state.log].map(|content| content.after_power_loss(&mut random));
+        let state = State { database, log, ..State::default() };
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    fn step(state: &mut State) -> io::Result<()> {
+        state.steps += 1;
+        match &mut state.steps_left {
+            Some(0) => Err(io::Error::other("the power failed")),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn store(&self) -> Result<(Store, Restored), StoreError> {
+        let [database, log] = [false, true].map(|is_log| OnDisk { disk: self.clone(), is_log });
+        let settings = StoreSettings { folder: PathBuf::new(), min_free: 0 };
+        let opener: Opener = Box::new(move |builder| builder.create_with_backend(database.clone()));
+        let (store, restored, _) =
+            Store::open_with(settings, opener, Box::new(move || Ok(Box::new(log.clone()) as _)))?;
+        Ok((store, restored))
+    }
+}
+
+impl Content {
+    fn after_power_loss(&self, random: &mut fastrand::Rng) -> Self {
+        let mut bytes = self.synced.clone();
+        for unsynced in &self.unsynced {
             match unsynced {
                 Unsynced::Write(at, data) => {
                     for (number, sector) in data.chunks(SECTOR).enumerate() {
@@ -61,70 +103,64 @@ impl Disk {
                 }
             }
         }
-        let state = State { synced: bytes.clone(), current: bytes, ..State::default() };
-        Self(Arc::new(Mutex::new(state)))
-    }
-
-    fn step(state: &mut State) -> io::Result<()> {
-        state.steps += 1;
-        match &mut state.steps_left {
-            Some(0) => Err(io::Error::other("the power failed")),
-            Some(left) => {
-                *left -= 1;
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn store(&self) -> Result<(Store, Restored), StoreError> {
-        let disk = self.clone();
-        let settings = StoreSettings { folder: PathBuf::new(), min_free: 0 };
-        Store::open_with(settings, Box::new(move |builder| builder.create_with_backend(disk.clone())))
+        Self { synced: bytes.clone(), current: bytes, unsynced: Vec::new() }
     }
 }
 
-impl StorageBackend for Disk {
+impl OnDisk {
+    fn with<R>(&self, what: impl FnOnce(&mut Content) -> R) -> R {
+        let mut state = self.disk.state();
+        what(if self.is_log { &mut state.log } else { &mut state.database })
+    }
+
+    fn step(&self, needs_room: bool) -> io::Result<()> {
+        let mut state = self.disk.state();
+        Disk::step(&mut state)?;
+        if state.is_full && needs_room {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
+    }
+}
+
+impl StorageBackend for OnDisk {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.state().current.len() as u64)
+        Ok(self.with(|content| content.current.len() as u64))
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let state = self.state();
-        let bytes = state.current.get(offset as usize..offset as usize + out.len());
-        out.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
+        self.with(|content| {
+            let bytes = content.current.get(offset as usize..offset as usize + out.len());
+            out.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+            Ok(())
+        })
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut state = self.state();
-        Self::step(&mut state)?;
-        if state.is_full && len as usize > state.current.len() {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        state.current.resize(len as usize, 0);
-        state.unsynced.push(Unsynced::Length(len));
+        self.step(self.with(|content| len as usize > content.current.len()))?;
+        self.with(|content| {
+            content.current.resize(len as usize, 0);
+            content.unsynced.push(Unsynced::Length(len));
+        });
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let mut state = self.state();
-        Self::step(&mut state)?;
-        state.syncs += 1;
-        state.synced = state.current.clone();
-        state.unsynced.clear();
+        self.step(false)?;
+        self.with(|content| {
+            content.synced = content.current.clone();
+            content.unsynced.clear();
+        });
         Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let mut state = self.state();
-        Self::step(&mut state)?;
-        if state.is_full {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        let at = offset as usize;
-        state.current[at..at + data.len()].copy_from_slice(data);
-        state.unsynced.push(Unsynced::Write(offset, data.to_vec()));
+        self.step(true)?;
+        self.with(|content| {
+            let at = offset as usize;
+            content.current[at..at + data.len()].copy_from_slice(data);
+            content.unsynced.push(Unsynced::Write(offset, data.to_vec()));
+        });
         Ok(())
     }
 }
@@ -304,12 +340,32 @@ fn expected(commits: usize) -> (Vec<u64>, Vec<u64>) {
     (outbox.collect(), (1..=commits as u64).collect())
 }
 
+/// Commits into the log, as the journal does: the database is written with all since then.
+fn commit(store: &mut Store, since: &mut Vec<Change>, changes: Vec<Change>, to_log: bool) -> Result<(), StoreError> {
+    since.extend(changes.iter().cloned());
+    if to_log {
+        return store.log(&changes).map(|has_room| assert!(has_room));
+    }
+    store.write(&*since)?;
+    since.clear();
+    Ok(())
+}
+
 #[test]
 fn no_committed_message_is_lost_wherever_the_power_fails() {
+    // Into the database alone, and in the log with the database now and then.
+    power_fails_everywhere(|_| false);
+    power_fails_everywhere(|number| number % 4 != 3);
+}
+
+fn power_fails_everywhere(to_log: impl Fn(usize) -> bool) {
     let counting = Disk::default();
     let (mut store, _) = counting.store().unwrap();
     let begin = counting.state().steps;
-    commits().iter().for_each(|changes| drop(store.write(changes).unwrap()));
+    let mut since = Vec::new();
+    for (number, changes) in commits().into_iter().enumerate() {
+        commit(&mut store, &mut since, changes, to_log(number)).unwrap();
+    }
     let steps = counting.state().steps;
     drop(store);
 
@@ -317,9 +373,9 @@ fn no_committed_message_is_lost_wherever_the_power_fails() {
         let disk = Disk::default();
         let (mut store, _) = disk.store().unwrap();
         disk.state().steps_left = Some(cut - begin);
-        let mut committed = 0;
-        for changes in commits() {
-            if store.write(&changes).is_err() {
+        let (mut committed, mut since) = (0, Vec::new());
+        for (number, changes) in commits().into_iter().enumerate() {
+            if commit(&mut store, &mut since, changes, to_log(number)).is_err() {
                 break;
             }
             committed += 1;
@@ -391,6 +447,149 @@ fn a_flipped_bit_in_the_last_write_before_a_bad_end_does_not_cost_the_whole_writ
     let found = seqs(&mut store, "one");
     assert!(found.len() >= 99, "{} messages; {:?}", found.len(), restored.damage);
     assert!(restored.damage.is_some());
+}
+
+#[test]
+fn what_is_only_in_the_log_is_there_again() {
+    let (_folder, settings) = in_folder();
+    let (mut store, _) = Store::open(&settings).unwrap();
+    assert!(store.log(&[taken("one", 1), taken("two", 2), arrived("one", 9)]).unwrap());
+    assert!(store.log(&[settled("one", 1), taken("one", 3), state("one", "key", b"1")]).unwrap());
+    assert!(store.log(&[state("one", "key", b"2"), Change::Handled { plugin: "one".into(), number: 9 }]).unwrap());
+    assert!(!store.has_messages(), "the database is not written");
+    drop(store);
+    for _ in 0..2 {
+        let (mut store, restored) = Store::open(&settings).unwrap();
+        assert_eq!((seqs(&mut store, "one"), seqs(&mut store, "two")), (vec![3], vec![2]));
+        assert_eq!((numbers(&mut store, "one"), restored.damage), (vec![], None));
+        assert_eq!((restored.last_seq, restored.last_number), (3, 9));
+        assert_eq!(store.saved("one").unwrap().state.get("key").unwrap(), "2");
+    }
+}
+
+#[test]
+fn what_the_database_has_is_not_taken_from_the_log_again() {
+    let (_folder, settings) = in_folder();
+    let (mut store, _) = Store::open(&settings).unwrap();
+    // What was settled before the database was written is in the log only, and then nowhere.
+    assert!(store.log(&(1..=50).map(|seq| taken("one", seq)).collect::<Vec<_>>()).unwrap());
+    store.write(&[state("one", "key", b"1")]).unwrap();
+    assert!(store.log(&[taken("one", 51)]).unwrap());
+    drop(store);
+    fs::write(settings.folder.join(OPEN), b"").unwrap();
+    let (mut store, restored) = Store::open(&settings).unwrap();
+    assert_eq!((seqs(&mut store, "one"), restored.last_seq, restored.damage), (vec![51], 51, None));
+    store.write(&[settled("one", 51)]).unwrap();
+    drop(store);
+    let (mut store, restored) = Store::open(&settings).unwrap();
+    assert_eq!((seqs(&mut store, "one"), restored.last_seq), (vec![], 51));
+}
+
+#[test]
+fn a_full_log_says_so_and_begins_again_when_the_database_is_written() {
+    let (_folder, settings) = in_folder();
+    let (mut store, _) = Store::open(&settings).unwrap();
+    let mut seq = 0;
+    for round in 0..3 {
+        let mut since = Vec::new();
+        loop {
+            let changes: Vec<_> = (0..100).map(|at| taken("one", seq + at + 1)).collect();
+            since.extend(changes.clone());
+            seq += 100;
+            if !store.log(&changes).unwrap() {
+                break;
+            }
+        }
+        assert!(since.len() > 1000 && fs::metadata(settings.folder.join(LOG)).unwrap().len() <= 2 * 1024 * 1024);
+        if round < 2 {
+            store.write(&since).unwrap();
+        }
+    }
+    drop(store);
+    let (mut store, _) = Store::open(&settings).unwrap();
+    // The last part found no room in the log, and was not written elsewhere.
+    assert_eq!(seqs(&mut store, "one"), (1..=seq - 100).collect::<Vec<_>>());
+}
+
+#[test]
+fn one_flipped_bit_in_the_log_costs_one_message_at_most() {
+    const COUNT: u64 = 60;
+    let (_folder, settings) = in_folder();
+    let (mut store, _) = Store::open(&settings).unwrap();
+    for first in [1, 21, 41] {
+        assert!(store.log(&(first..first + 20).map(|seq| taken("one", seq)).collect::<Vec<_>>()).unwrap());
+    }
+    drop(store);
+    let [whole, database] = [LOG, FILE].map(|name| fs::read(settings.folder.join(name)).unwrap());
+    let mut damaged = 0;
+    for at in (0..whole.len()).step_by(whole.len() / 150) {
+        let mut bent = whole.clone();
+        bent[at] ^= 0x10;
+        fs::write(settings.folder.join(LOG), &bent).unwrap();
+        fs::write(settings.folder.join(FILE), &database).unwrap();
+        let (mut store, restored) = Store::open(&settings).unwrap();
+        let found = seqs(&mut store, "one");
+        assert!(found.len() as u64 >= COUNT - 1 && found.is_sorted(), "byte {at}: {found:?}");
+        damaged += usize::from(restored.damage.is_some());
+        drop(store);
+        let (mut store, restored) = Store::open(&settings).unwrap();
+        assert_eq!((seqs(&mut store, "one"), restored.damage), (found, None), "byte {at}");
+    }
+    assert!(damaged > 100, "{damaged} flips were noticed");
+}
+
+#[test]
+fn what_could_not_be_written_into_the_log_does_not_come_back_later() {
+    let disk = Disk::default();
+    let (mut store, _) = disk.store().unwrap();
+    store.log(&[state("one", "key", b"1")]).unwrap();
+    // The file grows and is written, but the sync fails.
+    disk.state().steps_left = Some(2);
+    let error = store.log(&[state("one", "key", b"2"), taken("one", 1)]).unwrap_err().to_string();
+    assert!(error.contains(LOG), "{error}");
+    disk.state().steps_left = None;
+    store.write(&[state("one", "key", b"3"), taken("one", 1), settled("one", 1)]).unwrap();
+    drop(store);
+    let (mut store, _) = disk.store().unwrap();
+    assert_eq!(store.saved("one").unwrap().state.get("key").unwrap(), "3");
+    assert_eq!(seqs(&mut store, "one"), [0; 0]);
+}
+
+#[test]
+fn many_messages_are_put_in_and_taken_out_whatever_lies_between() {
+    let (mut store, _) = Disk::default().store().unwrap();
+    let mut all: BTreeSet<(String, u64)> = BTreeSet::new();
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut next = 0;
+    for _ in 0..60 {
+        let mut changes = Vec::new();
+        for _ in 0..random.usize(0..200) {
+            next += random.u64(1..4);
+            let owner = ["a", "b", "bb"][random.usize(0..3)];
+            all.insert((owner.to_owned(), next));
+            changes.push(taken(owner, next));
+        }
+        for (owner, seq) in all.clone() {
+            if random.u8(0..3) == 0 {
+                all.remove(&(owner.clone(), seq));
+                changes.push(settled(&owner, seq));
+            }
+        }
+        // One that is there already, and older than others.
+        if let Some((owner, seq)) = all.first() {
+            changes.push(taken(owner, *seq));
+        }
+        store.write(&changes).unwrap();
+        for owner in ["a", "b", "bb"] {
+            let expected: Vec<u64> = all.iter().filter(|(its, _)| its == owner).map(|(_, seq)| *seq).collect();
+            assert_eq!(seqs(&mut store, owner), expected, "{owner}");
+        }
+        assert_eq!(store.bytes, all.len() as u64 * message("t", 200).cost() as u64);
+    }
+}
+
+fn state(plugin: &str, key: &str, value: &'static [u8]) -> Change {
+    Change::State { plugin: plugin.into(), key: key.into(), value: Some(bytes::Bytes::from_static(value)) }
 }
 
 #[test]
