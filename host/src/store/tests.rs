@@ -522,7 +522,9 @@ fn one_flipped_bit_in_the_log_costs_one_message_at_most() {
     drop(store);
     let [whole, database] = [LOG, FILE].map(|name| fs::read(settings.folder.join(name)).unwrap());
     let mut damaged = 0;
-    for at in (0..whole.len()).step_by(whole.len() / 150) {
+    // Behind that are zeroes.
+    let end = whole.iter().rposition(|byte| *byte != 0).unwrap();
+    for at in (0..end).step_by(end / 150) {
         let mut bent = whole.clone();
         bent[at] ^= 0x10;
         fs::write(settings.folder.join(LOG), &bent).unwrap();
@@ -535,7 +537,7 @@ fn one_flipped_bit_in_the_log_costs_one_message_at_most() {
         let (mut store, restored) = Store::open(&settings).unwrap();
         assert_eq!((seqs(&mut store, "one"), restored.damage), (found, None), "byte {at}");
     }
-    assert!(damaged > 100, "{damaged} flips were noticed");
+    assert!(damaged > 75, "{damaged} flips were noticed");
 }
 
 #[test]
@@ -543,8 +545,8 @@ fn what_could_not_be_written_into_the_log_does_not_come_back_later() {
     let disk = Disk::default();
     let (mut store, _) = disk.store().unwrap();
     store.log(&[state("one", "key", b"1")]).unwrap();
-    // The file grows and is written, but the sync fails.
-    disk.state().steps_left = Some(2);
+    // It is written, but the sync fails.
+    disk.state().steps_left = Some(1);
     let error = store.log(&[state("one", "key", b"2"), taken("one", 1)]).unwrap_err().to_string();
     assert!(error.contains(LOG), "{error}");
     disk.state().steps_left = None;
