@@ -248,14 +248,19 @@ impl Store {
         let (mut store, mut restored) =
             opened.unwrap_or_else(|_| Err(redb::Error::Corrupted("it makes no sense".to_owned()).into()))?;
         // Others may only have it since the database is open.
-        let place = |cause| StoreError::Place { path: store.settings.folder.join(LOG), cause };
+        let log_path = store.settings.folder.join(LOG);
+        let place = |cause| StoreError::Place { path: log_path.clone(), cause };
         let (log, log::Found { changes, mut rest }) =
             log().and_then(|file| Log::open(file, store.numbers.group)).map_err(place)?;
         store.log = Some(log);
         let Last { seq, number, .. } = store.numbers;
         if !changes.is_empty() {
             // That it is to be left alone has been looked at when it went into the log.
-            store.try_write(&changes)?;
+            store.try_write(&changes).map_err(|error| match error {
+                // A full or failing disk is no damage: the log keeps what it has until there is room.
+                StoreError::Database(redb::Error::Io(cause)) => place(cause),
+                error => error,
+            })?;
             restored = store.restore()?;
         }
         rest.retain(|change| change.is_after(seq, number));
