@@ -23,6 +23,7 @@ pub(super) struct Host {
     pub(super) data_dir: Option<PathBuf>,
     pub(super) socket: Option<PathBuf>,
     pub(super) shutdown_grace: Span,
+    pub(super) trusted_keys: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -207,7 +208,9 @@ impl File {
             put(&mut table, name, value)?;
         }
         let names: Vec<_> = overrides.into_iter().map(|(name, _)| name).collect();
-        Self::deserialize(table)
+        // By way of a text: to read tables too would take as much code once more.
+        let text = toml::to_string(&table).map_err(|error| error.to_string())?;
+        toml::from_str(&text)
             .map_err(|error| format!("{} (with {} of the environment)", explain(&error, None), names.join(", ")))
     }
 
@@ -280,7 +283,7 @@ fn explain(error: &toml::de::Error, text: Option<&str>) -> String {
 
 impl Default for Host {
     fn default() -> Self {
-        Self { data_dir: None, socket: None, shutdown_grace: Span::seconds(10) }
+        Self { data_dir: None, socket: None, shutdown_grace: Span::seconds(10), trusted_keys: Vec::new() }
     }
 }
 

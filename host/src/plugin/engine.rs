@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{runtime::Handle, sync::Semaphore};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, SemaphorePermit},
+};
 use wasmtime::{
     Config,
     component::{HasSelf, Linker},
@@ -24,7 +27,7 @@ use super::{
     component::Shared,
     imports::{GuestState, link_publish_at_once},
 };
-use crate::link::WhenFull;
+use crate::{link::WhenFull, signature::TrustedKeys};
 
 /// How often a running guest lets others run, and so how exactly deadlines are kept. Measured
 /// with `benches/neighbours.rs`: ten times that is ten times the p99 of a neighbour.
@@ -40,10 +43,12 @@ pub struct Engine {
     /// Who may compute for longer than a tick: one thread fewer than there are, so that a
     /// short call never has to wait for a long one.
     pub(super) long: Arc<Semaphore>,
-    /// So many compile at a time.
-    pub(super) turns: Arc<Semaphore>,
+    /// So many read, verify and compile whole files at a time.
+    turns: Arc<Semaphore>,
     /// What plugins run.
     pub(super) shared: Arc<Shared>,
+    /// Who may bring native code.
+    pub(super) trusted: Arc<TrustedKeys>,
 }
 
 /// Advances the engine's epoch while a guest runs, and sleeps otherwise.
@@ -92,12 +97,35 @@ impl Engine {
         let turns = Arc::new(Semaphore::new(thread::available_parallelism().map_or(1, usize::from)));
         let threads = Handle::try_current().map_or(1, |runtime| runtime.metrics().num_workers());
         let long = Arc::new(Semaphore::new(threads.saturating_sub(1).max(1)));
-        Ok(Self { engine, linker: Arc::new(linker), ticker, compiling, long, turns, shared: Arc::default() })
+        Ok(Self {
+            engine,
+            linker: Arc::new(linker),
+            ticker,
+            compiling,
+            long,
+            turns,
+            shared: Arc::default(),
+            trusted: Arc::default(),
+        })
+    }
+
+    /// Takes native code, too: what one of these has signed.
+    #[must_use]
+    pub fn trusting(mut self, keys: TrustedKeys) -> Self {
+        self.trusted = Arc::new(keys);
+        self
     }
 
     /// Forgets what was compiled of all others.
     pub fn keep_only(&self, digests: &HashSet<String>) {
         self.compiling.keep_only(digests);
+    }
+
+    /// To be held while a whole file is in memory, or being compiled: what many plugins need at a
+    /// start would else be there all at once, and its memory not given back.
+    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        // Fails only when the semaphore is closed, which nobody does.
+        self.turns.acquire().await.ok()
     }
 
     /// Keeps the epoch advancing until dropped.
