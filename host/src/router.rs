@@ -194,9 +194,7 @@ impl Router {
                 return;
             }
             filters += 1;
-            let meant = |subscriber: &SubscriberId| {
-                !kept || entry.asked_last.is_none_or(|asked| asked == *subscriber)
-            };
+            let meant = |subscriber: &SubscriberId| !kept || entry.asked_last.is_none_or(|asked| asked == *subscriber);
             found.extend(entry.subscribers.iter().map(|(subscriber, _)| *subscriber).filter(meant));
         };
         // The broker may still send numbers that an earlier run of the host gave.

@@ -28,9 +28,12 @@ pub(crate) async fn check(args: &CheckArgs) -> Result<(), Failure> {
 
 /// What a component is and asks for, on stdout.
 pub(super) fn report(about: &About, as_json: bool) -> Result<(), Failure> {
+    let remark = about.kind.remark();
     let text = if as_json {
         json!({
             "path": about.path,
+            "kind": about.kind.name(),
+            "remark": remark,
             "bytes": about.size,
             "sha256": about.digest,
             "imports": about.imports,
@@ -39,8 +42,10 @@ pub(super) fn report(about: &About, as_json: bool) -> Result<(), Failure> {
         .to_string()
     } else {
         format!(
-            "{}\n  bytes    {}\n  sha256   {}\n  imports  {}\n  exports  {}",
+            "{}\n  kind     {}{}\n  bytes    {}\n  sha256   {}\n  imports  {}\n  exports  {}",
             about.path.display(),
+            about.kind,
+            remark.map(|remark| format!("\n           {remark}")).unwrap_or_default(),
             about.size,
             about.digest,
             about.imports.join("\n           "),
