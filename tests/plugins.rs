@@ -31,7 +31,7 @@ const BAD: [(&str, &[&str]); 9] = [
     ("empty.wasm", &["empty.wasm is not WebAssembly", "the file is empty"]),
     ("module.wasm", &["module.wasm is a core WebAssembly module", "wasm32-wasip2"]),
     ("truncated.wasm", &["truncated.wasm is not a valid component"]),
-    ("command.wasm", &["command.wasm does not export alphorn:plugin/guest", "wasi:cli/run"]),
+    ("world.wasm", &["world.wasm does not export alphorn:plugin/guest", "wasi:cli/run", "it exports other"]),
     ("foreign_import.wasm", &["foreign_import.wasm imports test:hardware/pins@1.0.0", "does not lend"]),
     ("later.wasm", &["later.wasm was built for alphorn:plugin 0.2.0", "this host has 0.1.0", "update the host"]),
     ("other_types.wasm", &["other_types.wasm was built against another version of the interface"]),
@@ -40,6 +40,7 @@ const BAD: [(&str, &[&str]); 9] = [
 fn bad_files(bed: &Bed) -> Result<Vec<(PathBuf, &'static [&'static str])>> {
     bed.file("text.wasm", "#!/bin/sh\n")?;
     bed.file("empty.wasm", "")?;
+    bed.file("world.wasm", wat::parse_str(r#"(component (instance $i) (export "other" (instance $i)))"#)?)?;
     bed.file("module.wasm", b"\0asm\x01\0\0\0")?;
     bed.file("later.wasm", World::of_version("0.2.0")?.component(&[], "", "", "")?)?;
     let whole = std::fs::read(guest("recorder")?)?;

@@ -238,7 +238,7 @@ async fn subscriptions_outlast_a_kill_on_probation_and_the_roll_back() -> Result
 /// code of `swap`, and the words for it.
 const BAD: [(&str, &str, &str, i32, &str); 9] = [
     ("text.wasm", "", "", 65, "is not WebAssembly"),
-    ("command.wasm", "", "", 65, "does not export alphorn:plugin/guest"),
+    ("program.wasm", "", "", 65, "add [plugins.NAME.command]"),
     ("foreign_import.wasm", "", "", 65, "does not lend"),
     ("", "on_swap = \"trap\"", "", 65, "it trapped"),
     ("", "on_swap = \"loop\"", "start_deadline = \"300ms\"", 65, "longer than 300ms"),

@@ -5,6 +5,7 @@
 //! key, says why, and what to write instead. Bad configuration ends the program with 78.
 
 mod file;
+mod tables;
 mod values;
 mod ways;
 
@@ -14,6 +15,8 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+
+pub use self::tables::{CommandConfig, Lines, MessagingConfig};
 
 use self::file::{File, Limit};
 use crate::{
@@ -82,6 +85,10 @@ pub struct PluginConfig {
     pub limits: Limits,
     /// What of WASI it is lent.
     pub wasi: Wasi,
+    /// How it is fed, if it is a plain WASI program.
+    pub command: Option<CommandConfig>,
+    /// How it is subscribed and publishes, if it is a component of wasi:messaging.
+    pub messaging: Option<MessagingConfig>,
 }
 
 /// `[plugins.NAME.limits]`.
@@ -206,7 +213,13 @@ impl Config {
             }
             let component = folder.join(component);
             let wasi = wasi(plugin.wasi, folder).map_err(|error| at(&error))?;
-            plugins.insert(name, PluginConfig { component, grants, config: plugin.config, limits, wasi });
+            let command = plugin.command.map(|command| tables::command(command, &grants, &link.client_id));
+            let command = command.transpose().map_err(|error| at(&error))?;
+            let messaging = plugin.messaging.map(|messaging| tables::messaging(messaging, &grants, &link.client_id));
+            let messaging = messaging.transpose().map_err(|error| at(&error))?;
+            let config = plugin.config;
+            let plugin = PluginConfig { component, grants, config, limits, wasi, command, messaging };
+            plugins.insert(name, plugin);
         }
         let when_full = match file.outbox.when_full {
             file::WhenFull::DropNewest => WhenFull::DropNewest,

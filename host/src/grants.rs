@@ -51,6 +51,15 @@ impl Grants {
         Ok(Self { publish: parse(publish)?, subscribe: parse(subscribe)?, reserved })
     }
 
+    /// A topic or a filter of the configuration, with the client id in place of `{client_id}`.
+    pub fn fill_in(text: &str, client_id: &str) -> Result<String, GrantError> {
+        const PLACEHOLDER: &str = "{client_id}";
+        if text.contains(PLACEHOLDER) && client_id.contains(['/', '+', '#']) {
+            return Err(GrantError::ClientId { filter: text.into(), client_id: client_id.into() });
+        }
+        Ok(text.replace(PLACEHOLDER, client_id))
+    }
+
     /// A grant covers the topic.
     pub fn allow_publish(&self, topic: &TopicName) -> bool {
         let first = topic.levels().next().unwrap_or_default();
@@ -127,11 +136,7 @@ impl Grants {
 }
 
 fn grant(text: &str, reserved: bool, client_id: &str) -> Result<TopicFilter, GrantError> {
-    const PLACEHOLDER: &str = "{client_id}";
-    if text.contains(PLACEHOLDER) && client_id.contains(['/', '+', '#']) {
-        return Err(GrantError::ClientId { filter: text.into(), client_id: client_id.into() });
-    }
-    let filter = TopicFilter::parse(text.replace(PLACEHOLDER, client_id))
+    let filter = TopicFilter::parse(Grants::fill_in(text, client_id)?)
         .map_err(|cause| GrantError::Filter { filter: text.into(), cause })?;
     if !reserved && filter.levels().next().is_some_and(is_reserved) {
         return Err(GrantError::Reserved(text.into()));

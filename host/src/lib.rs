@@ -14,6 +14,7 @@ pub mod host;
 pub mod journal;
 pub mod link;
 pub mod message;
+mod nearest;
 pub mod outbox;
 pub mod plugin;
 pub mod rate;

@@ -18,20 +18,26 @@
 //!                                                             │ fault
 //!         Running ◄── start(rollback) of the old version ◄────┘
 //! ```
+//!
+//! A plain WASI program, which nobody calls, may end by itself: `Finished`, until somebody starts it.
 
 #[cfg(feature = "compiler")]
 pub mod ahead;
 pub mod compile;
 pub mod component;
 pub mod engine;
+mod guest;
 mod handle;
 mod imports;
 mod instance;
+mod kind;
 mod lifecycle;
 pub mod native;
+mod messaging;
 mod output;
 mod payload;
 mod probation;
+mod program;
 mod report;
 mod retries;
 mod state;
@@ -42,6 +48,7 @@ mod wasi;
 
 pub use self::{
     handle::{PluginHandle, Surroundings, SwapError},
+    kind::Kind,
     lifecycle::State,
     report::Report,
     versions::Versions,

@@ -65,9 +65,12 @@ fn trusted(args: &CheckArgs) -> Result<TrustedKeys, Failure> {
 /// What a component is and asks for, on stdout.
 pub(super) fn report(about: &About, as_json: bool) -> Result<(), Failure> {
     let native = about.native.as_ref();
+    let remark = about.kind.remark();
     let text = if as_json {
         let mut report = json!({
             "path": about.path,
+            "kind": about.kind.name(),
+            "remark": remark,
             "bytes": about.size,
             "sha256": about.digest,
             "imports": about.imports,
@@ -79,8 +82,10 @@ pub(super) fn report(about: &About, as_json: bool) -> Result<(), Failure> {
         report.to_string()
     } else {
         format!(
-            "{}\n  bytes    {}\n  sha256   {}\n  imports  {}\n  exports  {}{}",
+            "{}\n  kind     {}{}\n  bytes    {}\n  sha256   {}\n  imports  {}\n  exports  {}{}",
             about.path.display(),
+            about.kind,
+            remark.map(|remark| format!("\n           {remark}")).unwrap_or_default(),
             about.size,
             about.digest,
             about.imports.join("\n           "),

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::Deserialize;
 
 use super::values::{Bytes, Limit as BytesLimit, RateValue, SecretText, Span};
+use crate::nearest::with_nearest;
 
 pub(super) use super::values::Limit;
 
@@ -130,6 +131,34 @@ pub(super) struct Plugin {
     pub(super) config: BTreeMap<String, String>,
     pub(super) limits: Limits,
     pub(super) wasi: Wasi,
+    pub(super) command: Option<Command>,
+    pub(super) messaging: Option<Messaging>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Command {
+    pub(super) topic: Option<String>,
+    pub(super) qos: u8,
+    pub(super) retain: bool,
+    pub(super) subscribe: Option<Vec<String>>,
+    pub(super) input: Lines,
+    pub(super) output: Lines,
+    pub(super) args: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Messaging {
+    pub(super) subscribe: Option<Vec<String>>,
+    pub(super) qos: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Lines {
+    Raw,
+    Json,
 }
 
 #[derive(Debug, Deserialize)]
@@ -251,7 +280,7 @@ fn put(table: &mut toml::Table, name: &str, value: &str) -> Result<(), String> {
             .ok_or_else(|| format!("{name}: `{level}` has a value, it is no table"))?;
     }
     let array = value.starts_with('[') || matches!(value, "true" | "false");
-    let number = at.get(last).is_some_and(toml::Value::is_integer) || last == "messages" || last == "max";
+    let number = at.get(last).is_some_and(toml::Value::is_integer) || matches!(last, "messages" | "max" | "qos");
     let parsed = (!is_text && (array || number))
         .then(|| toml::from_str::<toml::Table>(&format!("value = {value}")).ok()?.remove("value"))
         .flatten();
@@ -261,24 +290,11 @@ fn put(table: &mut toml::Table, name: &str, value: &str) -> Result<(), String> {
 
 /// The error with its line, and the nearest key to one that is not known.
 fn explain(error: &toml::de::Error, text: Option<&str>) -> String {
-    let message = error.message();
-    let mut names = message.split('`').skip(1).step_by(2);
-    let unknown = message.starts_with("unknown field").then(|| names.next()).flatten();
-    let nearest = unknown.and_then(|unknown| {
-        names
-            .map(|known| (strsim::osa_distance(unknown, known), known))
-            .min()
-            .filter(|(distance, known)| *distance <= known.len().max(unknown.len()) / 2)
-    });
     let line = text.zip(error.span()).map(|(text, span)| {
         let before = text.get(..span.start).unwrap_or_default();
         format!("line {}: ", before.matches('\n').count() + 1)
     });
-    let line = line.unwrap_or_default();
-    match nearest {
-        Some((_, known)) => format!("{line}{message}; did you mean `{known}`?"),
-        None => format!("{line}{message}"),
-    }
+    format!("{}{}", line.unwrap_or_default(), with_nearest(error.message()))
 }
 
 impl Default for Host {
@@ -330,6 +346,26 @@ impl Default for Outbox {
             qos0_offline: Qos0Offline::Drop,
             commit: "call".into(),
         }
+    }
+}
+
+impl Default for Command {
+    fn default() -> Self {
+        Self {
+            topic: None,
+            qos: 1,
+            retain: false,
+            subscribe: None,
+            input: Lines::Raw,
+            output: Lines::Raw,
+            args: Vec::new(),
+        }
+    }
+}
+
+impl Default for Messaging {
+    fn default() -> Self {
+        Self { subscribe: None, qos: 1 }
     }
 }
 

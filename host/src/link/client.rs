@@ -7,10 +7,13 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::sleep_until,
+};
 
 use super::{Command, Commands, LinkStatus, codec::Refusal, profile::Breach, rules::Rules, session};
 use crate::{
@@ -265,6 +268,31 @@ impl Client {
         self.check(&message)?;
         let reservation = self.share.reserve(message.cost()).map_err(|Full| NotTaken::Full)?;
         self.hand_over(message, now, reservation)
+    }
+
+    /// The same for who can't be refused: it waits for room as long as that takes. Full: there can
+    /// never be enough. Safe to drop; nothing was handed over then.
+    pub async fn publish_in_time(&self, message: &Message) -> Result<u32, NotTaken> {
+        // Nobody tells when a full disk takes something again.
+        const LOOK_AGAIN: Duration = Duration::from_secs(1);
+        self.check(message)?;
+        let cost = message.cost();
+        loop {
+            let until = Instant::now() + LOOK_AGAIN;
+            if let Ok(reservation) = self.share.reserve(cost) {
+                return self.hand_over(message.clone(), Instant::now(), reservation);
+            }
+            if !self.share.can_hold(cost) {
+                return Err(NotTaken::Full);
+            }
+            if self.when_full == WhenFull::DropOldest {
+                self.commands.send(Command::MakeRoom(self.id, cost)).map_err(|_| NotTaken::Ended)?;
+            }
+            match self.share.reserve_until(cost, until).await {
+                Ok(reservation) => return self.hand_over(message.clone(), Instant::now(), reservation),
+                Err(Full) => sleep_until(until.into()).await,
+            }
+        }
     }
 
     fn check(&self, message: &Message) -> Result<(), NotTaken> {

@@ -86,7 +86,7 @@ impl Share {
 
     /// The same, and waits until then for others to leave.
     pub async fn reserve_until(self: &Arc<Self>, bytes: usize, until: Instant) -> Result<Reservation, Full> {
-        if bytes > self.limit.load(SeqCst).min(self.room.limit) || self.room.disk_full.load(SeqCst) {
+        if !self.can_hold(bytes) || self.room.disk_full.load(SeqCst) {
             return Err(Full);
         }
         let _waiting = Waiting::new(&self.room);
@@ -100,6 +100,11 @@ impl Share {
                 return self.reserve(bytes);
             }
         }
+    }
+
+    /// Whether there can be room for so much, once others have left.
+    pub fn can_hold(&self, bytes: usize) -> bool {
+        bytes <= self.limit.load(SeqCst).min(self.room.limit)
     }
 
     /// The reservation of a message that is counted already: it comes back from disk.
@@ -185,6 +190,7 @@ mod tests {
         drop((first, second));
         assert_eq!((one.used(), two.used()), ((0, 0), (0, 0)));
         assert!(two.reserve(100).is_ok());
+        assert_eq!((one.can_hold(60), one.can_hold(61), two.can_hold(101)), (true, false, false));
     }
 
     #[test]

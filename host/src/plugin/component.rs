@@ -14,18 +14,18 @@ use tracing::{debug, info};
 use wasmtime::component::Component;
 
 use super::{
-    bindings::PluginPre,
     compile::{CompileError, CompileLimits},
     engine::Engine,
-    imports::GuestState,
+    guest::Pre,
+    kind::{GUEST, Kind},
     native::{self, Native, NativeError},
 };
-use crate::signature::Vouched;
+use crate::{config::PluginConfig, signature::Vouched};
 
 /// A component that can run here.
 #[derive(Clone)]
 pub struct Loaded {
-    pub(super) pre: Arc<PluginPre<GuestState>>,
+    pub(super) pre: Arc<Pre>,
     /// What it is and asks for.
     pub about: Arc<About>,
 }
@@ -35,6 +35,8 @@ pub struct Loaded {
 pub struct About {
     /// Its file.
     pub path: PathBuf,
+    /// How it is driven.
+    pub kind: Kind,
     /// The file's size in bytes.
     pub size: usize,
     /// SHA-256 of the file, in hexadecimal.
@@ -92,7 +94,7 @@ pub enum ComponentError {
         cause: String,
     },
     /// Written for another world.
-    #[error("{} does not export {GUEST}, so it is not an Alphorn plugin; it exports {exports}", path.display())]
+    #[error("{} does not export {GUEST}, so it is not an Alphorn plugin, nor is it a plain WASI program (wasi:cli/run@0.2) or a component of wasi:messaging; it exports {exports}", path.display())]
     World {
         /// The file.
         path: PathBuf,
@@ -100,22 +102,36 @@ pub enum ComponentError {
         exports: String,
     },
     /// Written for this world, in another version.
-    #[error("{} was built for {PACKAGE} {built_for}, and this host has {VERSION}: {remedy}", path.display())]
+    #[error("{} was built for {package} {built_for}, and this host has {here}: {remedy}", path.display())]
     Version {
         /// The file.
         path: PathBuf,
+        /// Whose interface.
+        package: &'static str,
         /// The version of the interface.
         built_for: Version,
+        /// What there is instead.
+        here: &'static str,
         /// What to do about it.
         remedy: &'static str,
     },
     /// Imports the host has not got.
-    #[error("{} imports {missing}, which this host does not lend; a plugin may import alphorn:plugin@0.1.0 and WASI 0.2 (cli, clocks, filesystem, io, random, sockets)", path.display())]
+    #[error("{} imports {missing}, which this host does not lend; {lent}", path.display())]
     Imports {
         /// The file.
         path: PathBuf,
         /// All of them.
         missing: String,
+        /// What it may import.
+        lent: &'static str,
+    },
+    /// Its settings are for another kind of component.
+    #[error("{} does not fit its configuration: {cause}", path.display())]
+    Settings {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit, and what to do about it.
+        cause: String,
     },
     /// The names are right and the types are not.
     #[error("{} was built against another version of the interface than this host's: {cause}", path.display())]
@@ -130,9 +146,7 @@ pub enum ComponentError {
 /// The WIT package of plugins, and its version here.
 const PACKAGE: &str = "alphorn:plugin";
 const VERSION: Version = Version::new(0, 1, 0);
-
-/// The interface a plugin exports.
-const GUEST: &str = "alphorn:plugin/guest@0.1.0";
+const VERSION_TEXT: &str = "0.1.0";
 
 /// Reads, compiles and checks a component.
 pub async fn load(engine: &Engine, path: &Path, limits: CompileLimits) -> Result<Loaded, ComponentError> {
@@ -152,7 +166,7 @@ pub async fn load(engine: &Engine, path: &Path, limits: CompileLimits) -> Result
     };
     if let Some(pre) = engine.shared.find(&digest) {
         debug!(?path, "another plugin runs it");
-        let about = About::of(engine, pre.instance_pre().component(), path, size, digest, native);
+        let about = About::of(engine, pre.component(), path, size, digest, native)?;
         return Ok(Loaded { pre, about: Arc::new(about) });
     }
     let component = match code {
@@ -160,22 +174,14 @@ pub async fn load(engine: &Engine, path: &Path, limits: CompileLimits) -> Result
         Code::Native(code) => accept(engine, &path, code, &digest).await?,
     };
     drop(turn);
-    let about = About::of(engine, &component, path.clone(), size, digest, native);
-    if !about.exports.iter().any(|name| name == GUEST) {
-        if let Some(built_for) = about.exports.iter().find_map(|name| version_of_guest(name)) {
-            let is_newer = built_for > VERSION;
-            let remedy = if is_newer { "update the host" } else { "build it again with this host's guest SDK" };
-            return Err(ComponentError::Version { path, built_for, remedy });
-        }
-        return Err(ComponentError::World { path, exports: listed(&about.exports) });
-    }
-    let missing: Vec<_> = about.imports.iter().filter(|name| !is_lent(name)).cloned().collect();
+    let about = About::of(engine, &component, path.clone(), size, digest, native)?;
+    let missing: Vec<_> = about.imports.iter().filter(|name| !about.kind.lends(name)).cloned().collect();
     if !missing.is_empty() {
-        return Err(ComponentError::Imports { path, missing: listed(&missing) });
+        return Err(ComponentError::Imports { path, missing: listed(&missing), lent: about.kind.lent() });
     }
     let types = |cause: wasmtime::Error| ComponentError::Types { path: path.clone(), cause: format!("{cause:#}") };
     let pre = engine.linker.instantiate_pre(&component).map_err(types)?;
-    let pre = engine.shared.share(&about.digest, PluginPre::new(pre).map_err(types)?);
+    let pre = engine.shared.share(&about.digest, Pre::new(about.kind, pre).map_err(types)?);
     Ok(Loaded { pre, about: Arc::new(about) })
 }
 
@@ -220,15 +226,15 @@ async fn accept(engine: &Engine, path: &Path, code: Vouched, digest: &str) -> Re
 
 /// Components that plugins run, by digest: several plugins of one have one in memory.
 #[derive(Default)]
-pub(super) struct Shared(Mutex<HashMap<String, Weak<PluginPre<GuestState>>>>);
+pub(super) struct Shared(Mutex<HashMap<String, Weak<Pre>>>);
 
 impl Shared {
-    fn find(&self, digest: &str) -> Option<Arc<PluginPre<GuestState>>> {
+    fn find(&self, digest: &str) -> Option<Arc<Pre>> {
         self.components().get(digest)?.upgrade()
     }
 
     /// The one there is comes back, if there is one.
-    fn share(&self, digest: &str, pre: PluginPre<GuestState>) -> Arc<PluginPre<GuestState>> {
+    fn share(&self, digest: &str, pre: Pre) -> Arc<Pre> {
         let mut components = self.components();
         if let Some(there) = components.get(digest).and_then(Weak::upgrade) {
             return there;
@@ -239,7 +245,7 @@ impl Shared {
         pre
     }
 
-    fn components(&self) -> MutexGuard<'_, HashMap<String, Weak<PluginPre<GuestState>>>> {
+    fn components(&self) -> MutexGuard<'_, HashMap<String, Weak<Pre>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -252,16 +258,27 @@ impl About {
         size: usize,
         digest: String,
         native: Option<Native>,
-    ) -> Self {
-        let kind = component.component_type();
-        let imports = kind.imports(&engine.engine).map(|(name, _)| name.to_owned()).collect();
-        let exports = kind.exports(&engine.engine).map(|(name, _)| name.to_owned()).collect();
-        Self { path, size, digest, imports, exports, native }
+    ) -> Result<Self, ComponentError> {
+        let names = component.component_type();
+        let imports = names.imports(&engine.engine).map(|(name, _)| name.to_owned()).collect();
+        let exports: Vec<_> = names.exports(&engine.engine).map(|(name, _)| name.to_owned()).collect();
+        match Kind::of(&exports) {
+            Some(kind) => Ok(Self { path, kind, size, digest, imports, exports, native }),
+            None => Err(of_no_kind(path, &exports)),
+        }
     }
 
     /// Short enough for people: the first digits of the digest.
     pub fn version(&self) -> &str {
         self.digest.get(..12).unwrap_or(&self.digest)
+    }
+}
+
+impl Loaded {
+    /// Whether these settings are for it.
+    pub(super) fn fits(&self, config: &PluginConfig) -> Result<(), ComponentError> {
+        let fits = self.about.kind.fits(config);
+        fits.map_err(|cause| ComponentError::Settings { path: self.about.path.clone(), cause })
     }
 }
 
@@ -271,22 +288,26 @@ impl std::fmt::Debug for Loaded {
     }
 }
 
-fn version_of_guest(export: &str) -> Option<Version> {
-    let version = export.strip_prefix(PACKAGE)?.strip_prefix("/guest@")?;
-    Version::parse(version).ok()
+fn of_no_kind(path: PathBuf, exports: &[String]) -> ComponentError {
+    let other_version = |package, interface: &str| exports.iter().find_map(|name| version_of(name, package, interface));
+    if let Some(built_for) = other_version(PACKAGE, "guest") {
+        let is_newer = built_for > VERSION;
+        let remedy = if is_newer { "update the host" } else { "build it again with this host's guest SDK" };
+        return ComponentError::Version { path, package: PACKAGE, built_for, here: VERSION_TEXT, remedy };
+    }
+    for (package, interface, here) in
+        [("wasi:messaging", "incoming-handler", "0.2.0-draft"), ("wasi:cli", "run", "0.2")]
+    {
+        if let Some(built_for) = other_version(package, interface) {
+            return ComponentError::Version { path, package, built_for, here, remedy: "build it for that" };
+        }
+    }
+    ComponentError::World { path, exports: listed(exports) }
 }
 
-fn is_lent(import: &str) -> bool {
-    const LENT: [&str; 7] = [
-        "alphorn:plugin/",
-        "wasi:cli/",
-        "wasi:clocks/",
-        "wasi:filesystem/",
-        "wasi:io/",
-        "wasi:random/",
-        "wasi:sockets/",
-    ];
-    LENT.iter().any(|prefix| import.starts_with(prefix))
+fn version_of(export: &str, package: &str, interface: &str) -> Option<Version> {
+    let version = export.strip_prefix(package)?.strip_prefix('/')?.strip_prefix(interface)?.strip_prefix('@')?;
+    Version::parse(version).ok()
 }
 
 fn listed(names: &[String]) -> String {

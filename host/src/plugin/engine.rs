@@ -26,6 +26,7 @@ use super::{
     compile::{Compiler, Compiling},
     component::Shared,
     imports::{GuestState, link_publish_at_once},
+    messaging::MessagingCore,
 };
 use crate::{link::WhenFull, signature::TrustedKeys};
 
@@ -68,6 +69,8 @@ impl Engine {
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         Plugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+        // All are offered what any kind may import; `kind.rs` says what each may.
+        MessagingCore::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
         if when_full == WhenFull::DropNewest {
             link_publish_at_once(&mut linker)?;
         }

@@ -2,11 +2,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
 use bytestring::ByteString;
+use tokio::time::sleep;
 use tracing::{debug, error, info, trace, warn};
 use wasmtime::{
     ResourceLimiter, StoreContextMut,
@@ -34,13 +38,15 @@ use crate::{
 /// The data of a guest's Store.
 pub(crate) struct GuestState {
     wasi: WasiCtx,
-    table: ResourceTable,
-    memory: Memory,
+    pub(super) table: ResourceTable,
+    pub(super) memory: Memory,
     /// Lines in the log.
     allowance: Allowance,
     /// Of the component, for the guest.
     version: String,
     pub(super) timers: Timers,
+    /// What wasi:messaging, which has no QoS, publishes with.
+    pub(super) sends_with: Qos,
     /// What the guest was lent. Empty while an instance is only made ready beside another.
     pub(super) lent: Option<Lent>,
 }
@@ -66,6 +72,13 @@ pub(super) struct Lent {
     patience: Instant,
 }
 
+/// A message that is published as soon as it may be.
+pub(super) struct Waiting {
+    message: Message,
+    /// The plugin's rate allows for it.
+    has_turn: bool,
+}
+
 /// What a plugin is told about itself, and may do.
 pub(super) struct About {
     pub(super) name: String,
@@ -74,9 +87,11 @@ pub(super) struct About {
     pub(super) config: BTreeMap<String, String>,
 }
 
-/// All memories and tables of one guest together.
+/// All memories and tables of one guest together, and the messages the host holds for it.
 pub(super) struct Memory {
     used: usize,
+    /// The same, for whoever looks on while it runs.
+    shown: Arc<AtomicUsize>,
     limit: usize,
     /// A request over the limit was refused.
     pub(super) refused: bool,
@@ -105,9 +120,10 @@ impl GuestState {
             wasi,
             table,
             allowance,
-            memory: Memory { used: 0, limit: memory_limit, refused: false },
+            memory: Memory::new(memory_limit),
             version,
             timers: Timers::default(),
+            sends_with: Qos::AtLeastOnce,
             lent: None,
         }
     }
@@ -120,7 +136,7 @@ impl GuestState {
         self.allowance.take()
     }
 
-    fn lent(&mut self) -> wasmtime::Result<&mut Lent> {
+    pub(super) fn lent(&mut self) -> wasmtime::Result<&mut Lent> {
         self.lent.as_mut().ok_or_else(|| wasmtime::Error::msg("a plugin may call the host from `start` on, not before"))
     }
 }
@@ -260,7 +276,7 @@ impl Lent {
         Ok(topic)
     }
 
-    async fn publish(&mut self, message: types::MessageResult) -> Result<u32, mqtt::PublishError> {
+    pub(super) async fn publish(&mut self, message: types::MessageResult) -> Result<u32, mqtt::PublishError> {
         let now = Instant::now();
         let message = self.checked(message, now)?;
         Ok(self.client.publish(message, now, self.patience).await?)
@@ -271,6 +287,47 @@ impl Lent {
         let now = Instant::now();
         let message = self.checked(message, now)?;
         Ok(self.client.publish_at_once(message, now)?)
+    }
+
+    /// A message for [`Self::publish_in_time`], if it may be published at all.
+    pub(super) fn waiting(
+        &mut self,
+        topic: String,
+        payload: Vec<u8>,
+        qos: Qos,
+        retain: bool,
+    ) -> Result<Waiting, mqtt::PublishError> {
+        let topic = self.granted(topic)?;
+        let payload = self.payloads.pack(payload, qos);
+        Ok(Waiting { message: Message { topic, payload, qos, retain, properties: None }, has_turn: false })
+    }
+
+    /// Publishes for who can't be told to come again: where a plugin would be, this waits. Safe to
+    /// drop; nothing was published then.
+    pub(super) async fn publish_in_time(&mut self, waiting: &mut Waiting) -> Result<u32, mqtt::PublishError> {
+        while !waiting.has_turn {
+            match self.bucket.take(Instant::now()) {
+                Ok(()) => waiting.has_turn = true,
+                Err(wait) => sleep(wait).await,
+            }
+        }
+        let Message { topic, payload, .. } = &waiting.message;
+        trace!(%topic, bytes = payload.len(), "publish");
+        Ok(self.client.publish_in_time(&waiting.message).await?)
+    }
+
+    /// Subscribes who can't ask for it. Whatever else there is ends, unless somebody may still
+    /// need it: the version before, if this one fails.
+    pub(super) fn subscribe_as_configured(&mut self, filters: &[TopicFilter], qos: Qos, is_successor: bool) {
+        if !is_successor {
+            self.release(|_, filter| !filters.contains(filter));
+        }
+        for filter in filters {
+            debug!(%filter, "subscribe");
+            self.subscriptions.insert(filter.clone(), qos);
+            self.asked.insert(filter.clone());
+            self.client.subscribe(filter.clone(), qos);
+        }
     }
 
     fn subscribe(&mut self, filter: String, qos: types::Qos) -> Result<(), mqtt::SubscribeError> {
@@ -312,6 +369,22 @@ impl Lent {
         if self.refused.len() < REFUSED && self.refused.insert(why.to_owned()) {
             warn!("not granted: {why}");
         }
+    }
+}
+
+/// A refusal in words, for those who can't be given it as it is.
+pub(super) fn in_words(error: mqtt::PublishError) -> String {
+    match error {
+        mqtt::PublishError::NotGranted(why)
+        | mqtt::PublishError::InvalidTopic(why)
+        | mqtt::PublishError::Held(why)
+        | mqtt::PublishError::Unsupported(why)
+        | mqtt::PublishError::Other(why) => why,
+        mqtt::PublishError::TooLarge(limit) => format!("the payload has more than {limit} bytes"),
+        mqtt::PublishError::RateLimited(wait) => {
+            format!("the plugin's rate is used up (`limits.publish_rate`); try again in {wait} ms")
+        }
+        mqtt::PublishError::OutboxFull => "the outbox has no room for it (`limits.outbox_bytes`)".to_owned(),
     }
 }
 
@@ -494,9 +567,29 @@ impl ResourceLimiter for Memory {
 }
 
 impl Memory {
+    fn new(limit: usize) -> Self {
+        Self { used: 0, shown: Arc::default(), limit, refused: false }
+    }
+
+    /// Shows the bytes it has.
+    pub(super) fn gauge(&self) -> Arc<AtomicUsize> {
+        self.shown.clone()
+    }
+
     /// Bytes it has.
     pub(super) fn used(&self) -> usize {
         self.used
+    }
+
+    /// The host holds so many bytes more for it.
+    pub(super) fn take(&mut self, bytes: usize) -> wasmtime::Result<()> {
+        if self.grow(bytes) { Ok(()) } else { Err(wasmtime::Error::msg("no memory is left for another message")) }
+    }
+
+    /// It holds so many less.
+    pub(super) fn give_back(&mut self, bytes: usize) {
+        self.used = self.used.saturating_sub(bytes);
+        self.shown.store(self.used, Relaxed);
     }
 
     fn grow(&mut self, bytes: usize) -> bool {
@@ -506,6 +599,7 @@ impl Memory {
             return false;
         }
         self.used = used;
+        self.shown.store(used, Relaxed);
         true
     }
 }
@@ -575,7 +669,7 @@ mod tests {
     /// Whether a module can be instantiated with so many bytes, and what its function `grow` says.
     fn grows(limit: usize, text: &str) -> Option<i32> {
         let engine = wasmtime::Engine::new(&super::super::engine::config()).unwrap();
-        let memory = Memory { used: 0, limit, refused: false };
+        let memory = Memory::new(limit);
         let mut store = Store::new(&engine, memory);
         store.limiter(|memory| memory);
         store.set_epoch_deadline(1);

@@ -1,4 +1,4 @@
-//! One Store and its guest: calls under a deadline.
+//! One Store and its guest: calls under a deadline, or a program's one call without.
 //!
 //! Guest code runs on a stack of its own and yields at each tick of the epoch, so a call
 //! that takes too long is found by its time limit whether it computes or waits for the
@@ -9,7 +9,7 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -20,31 +20,36 @@ use tokio::{
 };
 use tracing::debug;
 use wasmtime::{Store, Trap, UpdateDeadline};
+use wasmtime_wasi::{
+    I32Exit, WasiCtxBuilder,
+    p2::bindings::{Command, CommandPre},
+};
 
 use super::{
     bindings::{
-        Plugin,
+        Plugin, PluginPre,
         alphorn::plugin::types::{MessageParam, PropertiesParam, UserPropertyParam},
         exports::alphorn::plugin::guest::{self, Event, Failure, StartInfo, StopReason},
     },
     component::Loaded,
     engine::Engine,
     imports::{GuestState, Lent},
+    messaging::{MessagingCore, MessagingCorePre, failure},
     output::{Allowance, Output, said},
     timers::Timers,
 };
 use crate::{
     config::{Limits, PluginConfig},
-    message::{Message, Properties},
+    message::{Message, Properties, Qos},
 };
 
 /// How far the epoch advances in a whole tick: the next advance may come at once.
 const A_TICK: u64 = 2;
 
-/// A guest that can be called.
-pub(super) struct Instance {
+/// A guest that can be called: `G` is what it exports.
+pub(super) struct Instance<G> {
     store: Store<GuestState>,
-    guest: Plugin,
+    guest: G,
     engine: Engine,
     limits: Limits,
     turn: Arc<Turn>,
@@ -56,22 +61,37 @@ pub(super) struct Instance {
 /// Shared with the Store's callback, on the guest's one task: nobody ever waits for it.
 struct Turn {
     is_held: AtomicBool,
+    /// It is waited for.
+    is_awaited: AtomicBool,
+    /// The guest has waited for the host meanwhile, so it begins with a tick of its own.
+    is_rested: AtomicBool,
     long: Arc<Semaphore>,
 }
 
 impl Turn {
     fn new(long: Arc<Semaphore>) -> Self {
-        Self { is_held: AtomicBool::new(false), long }
+        let no = || AtomicBool::new(false);
+        Self { is_held: no(), is_awaited: no(), is_rested: no(), long }
     }
 
     /// Lets others compute that have waited longer, and waits in turn.
     async fn wait(&self) {
         self.end();
+        self.is_awaited.store(true, Relaxed);
         tokio::task::yield_now().await;
         // Fails only when the semaphore is closed, which nobody does.
         if let Ok(permit) = self.long.acquire().await {
             permit.forget();
             self.is_held.store(true, Relaxed);
+        }
+        self.is_awaited.store(false, Relaxed);
+    }
+
+    /// The guest waits, for a turn or for the host.
+    fn rests(&self) {
+        self.end();
+        if !self.is_awaited.load(Relaxed) {
+            self.is_rested.store(true, Relaxed);
         }
     }
 
@@ -108,33 +128,78 @@ pub(super) enum Fault {
     Copied(usize),
     #[error("its start failed: {0}")]
     Start(String),
+    #[error("it ended with exit code {0}")]
+    Exited(i32),
 }
 
-impl Instance {
-    /// Makes a guest ready; none of its exports has run.
+/// What instances are made of.
+pub(super) trait Linked {
+    /// What they export.
+    type Exports;
+
+    fn instantiate(
+        &self,
+        store: &mut Store<GuestState>,
+    ) -> impl Future<Output = wasmtime::Result<Self::Exports>> + Send;
+}
+
+impl Linked for PluginPre<GuestState> {
+    type Exports = Plugin;
+
+    async fn instantiate(&self, store: &mut Store<GuestState>) -> wasmtime::Result<Plugin> {
+        self.instantiate_async(store).await
+    }
+}
+
+impl Linked for CommandPre<GuestState> {
+    type Exports = Command;
+
+    async fn instantiate(&self, store: &mut Store<GuestState>) -> wasmtime::Result<Command> {
+        self.instantiate_async(store).await
+    }
+}
+
+impl Linked for MessagingCorePre<GuestState> {
+    type Exports = MessagingCore;
+
+    async fn instantiate(&self, store: &mut Store<GuestState>) -> wasmtime::Result<MessagingCore> {
+        self.instantiate_async(store).await
+    }
+}
+
+impl<G> Instance<G> {
+    /// Makes a guest ready; none of its exports has run. `connect` says where its standard
+    /// streams lead, but for stderr, which is the log.
     pub(super) async fn new(
         engine: &Engine,
         loaded: &Loaded,
+        pre: &impl Linked<Exports = G>,
         config: &PluginConfig,
         max_payload: u32,
+        connect: impl FnOnce(&mut WasiCtxBuilder, &Allowance),
     ) -> Result<Self, Fault> {
         let limits = config.limits;
         let allowance = Allowance::new(limits.log_rate);
-        let (out, err) = (Output::out(allowance.clone()), Output::err(allowance.clone()));
-        let wasi = config.wasi.context(out, err).map_err(Fault::Start)?;
+        let mut wasi = config.wasi.context().map_err(Fault::Start)?;
+        wasi.stderr(Output::err(allowance.clone()));
+        connect(&mut wasi, &allowance);
+        let wasi = wasi.build();
         let state = GuestState::new(wasi, loaded.about.version().to_owned(), limits.memory, allowance);
         let mut store = Store::new(&engine.engine, state);
         store.limiter(|state| state.memory());
         let turn = Arc::new(Turn::new(engine.long.clone()));
         let taken = turn.clone();
         store.epoch_deadline_callback(move |_| {
+            if taken.is_rested.swap(false, Relaxed) {
+                return Ok(UpdateDeadline::Continue(A_TICK));
+            }
             let turn = taken.clone();
             Ok(UpdateDeadline::YieldCustom(1, Box::pin(async move { turn.wait().await })))
         });
         store.set_epoch_deadline(A_TICK);
         store.set_hostcall_fuel(limits.hostcall_bytes.saturating_add(max_payload as usize));
         let running = engine.run();
-        let guest = timeout(limits.start_deadline, loaded.pre.instantiate_async(&mut store)).await;
+        let guest = timeout(limits.start_deadline, pre.instantiate(&mut store)).await;
         drop(running);
         turn.end();
         match guest {
@@ -182,6 +247,75 @@ impl Instance {
         &mut self.store.data_mut().timers
     }
 
+    /// When the last call began.
+    pub(super) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// A call begins that may take so long.
+    fn begins(&mut self, deadline: Duration) -> Deadline {
+        let now = Instant::now();
+        self.began = now;
+        if let Some(lent) = &mut self.store.data_mut().lent {
+            lent.call_begins(now, deadline);
+        }
+        Deadline { at: now + deadline, after: deadline }
+    }
+
+    /// A guest that was refused memory usually traps over it; the cause is worth more than the trap.
+    fn judge<R>(&mut self, result: Result<R, Fault>) -> Result<R, Fault> {
+        let refused = std::mem::take(&mut self.store.data_mut().memory().refused);
+        self.turn.end();
+        match result {
+            Err(Fault::Trapped(_)) if refused => Err(Fault::Memory(self.limits.memory)),
+            result => result,
+        }
+    }
+}
+
+impl Instance<Command> {
+    /// Shows how much memory it has while it runs.
+    pub(super) fn gauge(&mut self) -> Arc<AtomicUsize> {
+        self.store.data_mut().memory().gauge()
+    }
+
+    /// Runs it to its end, however long that takes. Ok: it has finished.
+    pub(super) async fn run(mut self) -> Result<(), Fault> {
+        let call = self.guest.wasi_cli_run().call_run(&mut self.store);
+        let result = unlimited(&self.engine, &self.turn, call).await;
+        let result = match result {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(())) => Err(Fault::Exited(1)),
+            Err(error) => match error.downcast_ref::<I32Exit>() {
+                Some(I32Exit(0)) => Ok(()),
+                Some(I32Exit(code)) => Err(Fault::Exited(*code)),
+                None => Err(Fault::trapped(&error, &self.limits)),
+            },
+        };
+        self.judge(result)
+    }
+}
+
+impl Instance<MessagingCore> {
+    /// What it sends leaves with this.
+    pub(super) fn publish_with(&mut self, qos: Qos) {
+        self.store.data_mut().sends_with = qos;
+    }
+
+    pub(super) async fn on_message(&mut self, message: &Message) -> Result<Result<(), Failure>, Fault> {
+        let deadline = self.begins(self.limits.deadline);
+        let result = match self.store.data_mut().hold(message) {
+            Ok(message) => {
+                let call = self.guest.wasi_messaging_incoming_handler().call_handle(&mut self.store, message);
+                guarded(&self.engine, &self.turn, deadline, &self.limits, call).await
+            }
+            Err(error) => Err(Fault::trapped(&error, &self.limits)),
+        };
+        Ok(self.judge(result)?.map_err(|error| Failure::Retry(said(&failure(error)))))
+    }
+}
+
+impl Instance<Plugin> {
     pub(super) async fn start(&mut self, start: StartInfo<'_>) -> Result<(), Fault> {
         let deadline = self.begins(self.limits.start_deadline);
         let call = self.guest.alphorn_plugin_guest().call_start(&mut self.store, start);
@@ -233,31 +367,6 @@ impl Instance {
         let result = guarded(&self.engine, &self.turn, deadline, &self.limits, pin!(call)).await;
         Ok(self.judge(result)?.map_err(|words| said(&words)))
     }
-
-    /// When the last call began.
-    pub(super) fn began(&self) -> Instant {
-        self.began
-    }
-
-    /// A call begins that may take so long.
-    fn begins(&mut self, deadline: Duration) -> Deadline {
-        let now = Instant::now();
-        self.began = now;
-        if let Some(lent) = &mut self.store.data_mut().lent {
-            lent.call_begins(now, deadline);
-        }
-        Deadline { at: now + deadline, after: deadline }
-    }
-
-    /// A guest that was refused memory usually traps over it; the cause is worth more than the trap.
-    fn judge<R>(&mut self, result: Result<R, Fault>) -> Result<R, Fault> {
-        let refused = std::mem::take(&mut self.store.data_mut().memory().refused);
-        self.turn.end();
-        match result {
-            Err(Fault::Trapped(_)) if refused => Err(Fault::Memory(self.limits.memory)),
-            result => result,
-        }
-    }
 }
 
 impl Fault {
@@ -300,6 +409,19 @@ async fn guarded<R>(
     }
 }
 
+/// The same without a deadline. The epoch advances only while it computes: it may well be that it
+/// waits for its input most of its life.
+async fn unlimited<R>(engine: &Engine, turn: &Turn, call: impl Future<Output = R>) -> R {
+    let mut call = pin!(call);
+    poll_fn(|context| {
+        let _running = engine.run();
+        let polled = call.as_mut().poll(context);
+        turn.rests();
+        polled
+    })
+    .await
+}
+
 fn user_properties(properties: &Properties) -> Vec<UserPropertyParam<'_>> {
     properties.user_properties.iter().map(|(name, value)| UserPropertyParam { name, value }).collect()
 }
@@ -330,6 +452,7 @@ mod tests {
             bindings::exports::alphorn::plugin::guest::StartReason,
             compile::{CompileLimits, Compiler},
             component,
+            guest::Guest,
             wasi::Wasi,
         },
     };
@@ -357,11 +480,13 @@ mod tests {
             config: BTreeMap::new(),
             limits: Limits::default(),
             wasi: Wasi::default(),
+            command: None,
+            messaging: None,
         };
         // Once a call is taken for a long one, it waits for ever.
         let mut instances = Vec::new();
         for _ in 0..20 {
-            instances.push(Instance::new(&engine, &loaded, &config, 0).await.unwrap());
+            instances.push(Guest::new(&engine, &loaded, &config, 0).await.unwrap());
         }
         let turns = u32::try_from(engine.long.available_permits()).unwrap();
         let _all_turns = engine.long.acquire_many(turns).await.unwrap();

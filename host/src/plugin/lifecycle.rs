@@ -23,6 +23,8 @@ pub enum State {
     Failed,
     /// Somebody stopped it.
     Stopped,
+    /// A program has ended by itself, and well.
+    Finished,
 }
 
 /// Drives a plugin through its states. Pure: told what happened, it says what to do.
@@ -92,6 +94,11 @@ impl Life {
         self.state = State::Failed;
     }
 
+    /// It ended by itself.
+    pub(super) fn finished(&mut self) {
+        self.state = State::Finished;
+    }
+
     pub(super) fn stopped(&mut self) {
         self.state = State::Stopped;
     }
@@ -113,6 +120,7 @@ impl fmt::Display for State {
             Self::Quarantined => "quarantined",
             Self::Failed => "failed",
             Self::Stopped => "stopped",
+            Self::Finished => "finished",
         })
     }
 }

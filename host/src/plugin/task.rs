@@ -1,10 +1,12 @@
 //! A plugin's task: the one owner of its Store, its mailbox and its timers.
 //!
 //! It does one thing at a time: requests of the host first, then the state of the link, then
-//! timers and messages in turn (`calls`). Another version is made ready beside, and takes over
+//! timers and messages in turn (`calls`). A program that runs by itself goes on meanwhile
+//! (`program`). Another version is made ready beside, and takes over
 //! between two calls (`swap`).
 
 mod calls;
+mod program;
 mod swap;
 
 use std::{
@@ -22,15 +24,20 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use self::swap::{Preparing, Ready};
+use self::{
+    program::InHand,
+    swap::{Preparing, Ready},
+};
 use super::{
     bindings::exports::alphorn::plugin::guest::{StartInfo, StartReason, StopReason},
     component::Loaded,
+    guest::Guest,
     handle::{Request, Surroundings, SwapError},
     imports::{About, Lent},
-    instance::{Fault, Instance},
+    instance::Fault,
     lifecycle::{After, Life},
     probation::Probation,
+    program::Happening,
     report::{Counters, Standing},
     retries::Retries,
 };
@@ -63,7 +70,9 @@ pub(super) struct Task {
     installed: Installed,
     probation: Option<Probation>,
     /// What runs, if anything.
-    instance: Option<Instance>,
+    instance: Option<Guest>,
+    /// What a program was given and is not done with.
+    in_hand: Option<InHand>,
     /// What belongs to the plugin, while no instance has it. None: it has no part in the link.
     lent: Option<Lent>,
     mailbox: Option<Mailbox>,
@@ -85,6 +94,7 @@ enum Next {
     Link,
     Timer,
     Passed,
+    Program(Happening),
     Again,
     Retry,
     Restart,
@@ -117,6 +127,7 @@ impl Task {
             installed: Installed::default(),
             probation: None,
             instance: None,
+            in_hand: None,
             lent: None,
             mailbox: None,
             preparing: None,
@@ -144,6 +155,7 @@ impl Task {
                 Next::Link => Box::pin(self.tell_link()).await,
                 Next::Timer => self.fire_timers().await,
                 Next::Passed => self.pass(),
+                Next::Program(happening) => self.happened(happening).await,
                 Next::Again => {
                     if let Some(delivery) = self.again.pop_front() {
                         self.receive(delivery).await;
@@ -164,9 +176,12 @@ impl Task {
     async fn next(&mut self) -> Next {
         let runs = self.instance.is_some();
         let link_changed = runs && self.seen != Some(self.status.borrow().connection());
-        let timer = self.instance.as_mut().and_then(|instance| instance.timers().next());
-        let retry = self.retries.next().filter(|_| runs);
-        let has_again = runs && !self.again.is_empty();
+        let is_program = matches!(self.instance, Some(Guest::Program(_)));
+        // A program asks for messages, the others take what comes.
+        let takes = self.instance.as_ref().is_some_and(Guest::takes_messages);
+        let timer = self.instance.as_mut().and_then(|instance| instance.timers()?.next());
+        let retry = self.retries.next().filter(|_| takes);
+        let has_again = takes && !self.again.is_empty();
         let passes = self.probation.as_ref().map(Probation::until).filter(|_| runs);
         let restart = self.restart_at;
         if let Ok(request) = self.requests.try_recv() {
@@ -176,7 +191,7 @@ impl Task {
         let is_quiet = !link_changed && !has_again && self.preparing.is_none();
         let due = [timer, retry, passes, restart].into_iter().flatten().min();
         let has_time = || due.is_none_or(|due| due > Instant::now());
-        if let (true, true, Some(mailbox)) = (runs, is_quiet, &mut self.mailbox)
+        if let (true, true, Some(mailbox)) = (takes, is_quiet, &mut self.mailbox)
             && has_time()
             && let Some(item) = mailbox.try_recv()
         {
@@ -193,12 +208,13 @@ impl Task {
                     Ok(()) = self.status.changed(), if runs => Next::Link,
                     () = at(restart), if restart.is_some() => Next::Restart,
                     () = at(passes), if passes.is_some() => Next::Passed,
+                    happening = program::happening(self.instance.as_mut()), if is_program => Next::Program(happening),
                     () = std::future::ready(()), if has_again => Next::Again,
                     next = async {
                         select! {
                             () = at(timer), if timer.is_some() => Next::Timer,
                             () = at(retry), if retry.is_some() => Next::Retry,
-                            item = receive(self.mailbox.as_mut()), if runs => Next::Item(item),
+                            item = receive(self.mailbox.as_mut()), if takes => Next::Item(item),
                             else => std::future::pending().await,
                         }
                     } => next,
@@ -287,7 +303,7 @@ impl Task {
         handed_over: Option<&[u8]>,
     ) {
         let Surroundings { engine, max_payload, .. } = &self.surroundings;
-        let instance = Instance::new(engine, loaded, &self.config, *max_payload).await;
+        let instance = Guest::new(engine, loaded, &self.config, *max_payload).await;
         let info = StartInfo { reason, previous_version: previous, handed_over };
         let started = match instance {
             Ok(instance) => self.start(instance, info).await,
@@ -300,7 +316,7 @@ impl Task {
     }
 
     /// Runs `start` of a new instance.
-    async fn start(&mut self, mut instance: Instance, info: StartInfo<'_>) -> Result<(), Fault> {
+    async fn start(&mut self, mut instance: Guest, info: StartInfo<'_>) -> Result<(), Fault> {
         if self.lent.is_none() {
             self.register(&mut Saved::default());
         }
@@ -374,6 +390,7 @@ impl Task {
         if let Some(mut instance) = self.instance.take() {
             self.lent = instance.take_back();
         }
+        self.put_back();
     }
 
     /// The instance is of no use any more: what now. `failing`: the message it was called with.
@@ -445,7 +462,10 @@ impl Task {
     async fn stop(&mut self, reason: StopReason) {
         if let Some(instance) = &mut self.instance {
             match instance.stop(reason).await {
-                Ok(Ok(_)) => self.call_ended(Outcome::default()).await,
+                Ok(Ok(_)) => {
+                    self.done_with_line().await;
+                    self.call_ended(Outcome::default()).await;
+                }
                 Ok(Err(words)) => warn!("stop: {words}"),
                 Err(fault) => error!("the plugin failed in `stop`, {fault}"),
             }

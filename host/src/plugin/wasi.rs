@@ -9,9 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, sockets::SocketAddrUse};
-
-use super::output::Output;
+use wasmtime_wasi::{FsPerms, WasiCtxBuilder, sockets::SocketAddrUse};
 
 /// `[plugins.NAME.wasi]`, checked. Nothing unless listed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -112,10 +110,9 @@ fn same(one: u128, other: u128, last: u8) -> bool {
 }
 
 impl Wasi {
-    /// What one instance is lent.
-    pub(super) fn context(&self, out: Output, err: Output) -> Result<WasiCtx, String> {
+    /// What one instance is lent, but for its standard streams.
+    pub(super) fn context(&self) -> Result<WasiCtxBuilder, String> {
         let mut builder = WasiCtxBuilder::new();
-        builder.stdout(out).stderr(err);
         for (name, value) in &self.env {
             builder.env(name, value);
         }
@@ -139,7 +136,7 @@ impl Wasi {
             };
             Box::pin(std::future::ready(allowed))
         });
-        Ok(builder.build())
+        Ok(builder)
     }
 }
 

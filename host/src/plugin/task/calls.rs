@@ -7,7 +7,9 @@ use tracing::{error, warn};
 use super::{
     super::{
         bindings::exports::alphorn::plugin::guest::{Event, Failure, Refused, Undelivered},
+        guest::Guest,
         imports::Lent,
+        instance::Fault,
         lifecycle::retry_pause,
     },
     Task,
@@ -15,6 +17,7 @@ use super::{
 use crate::{
     link::{Delivery, LinkState, Notice, Outcome},
     store::Change,
+    topic::TopicName,
 };
 
 impl Task {
@@ -31,9 +34,23 @@ impl Task {
     pub(super) async fn handle(&mut self, delivery: Delivery, attempt: u32) {
         let Some(instance) = &mut self.instance else { return };
         let redelivered = delivery.redelivered || attempt > 1;
-        let topic = delivery.message.topic.clone();
-        let result = instance.on_message(&delivery.message, attempt, redelivered).await;
+        let result = match instance {
+            Guest::Plugin(plugin) => plugin.on_message(&delivery.message, attempt, redelivered).await,
+            Guest::Handler(handler) => handler.instance.on_message(&delivery.message).await,
+            Guest::Program(_) => return self.give(delivery, attempt),
+        };
         self.count_call();
+        self.settle(delivery, attempt, result).await;
+    }
+
+    /// What comes of a message, now that it was tried.
+    pub(super) async fn settle(
+        &mut self,
+        delivery: Delivery,
+        attempt: u32,
+        result: Result<Result<(), Failure>, Fault>,
+    ) {
+        let topic = delivery.message.topic.clone();
         match result {
             Ok(Ok(())) => self.handled(delivery).await,
             Ok(Err(Failure::Drop(reason))) => {
@@ -53,8 +70,13 @@ impl Task {
                 Box::pin(self.fault(&fault, None)).await;
             }
         }
-        if self.retries.holds(&topic) {
-            self.retries.done(&topic, Instant::now());
+        self.tried(&topic);
+    }
+
+    /// A message of this topic was tried: what waits behind it may be due.
+    pub(super) fn tried(&mut self, topic: &TopicName) {
+        if self.retries.holds(topic) {
+            self.retries.done(topic, Instant::now());
         }
     }
 
@@ -80,16 +102,21 @@ impl Task {
 
     /// Puts a message off, or gives it up after the last attempt.
     fn try_again(&mut self, mut delivery: Delivery, attempt: u32, reason: &str) {
-        let topic = delivery.message.topic.clone();
-        let may_log = self.may_log();
-        if attempt < self.config.limits.retry_max {
-            let pause = retry_pause(self.config.limits.retry_min, attempt + 1);
-            if may_log {
-                warn!(%topic, attempt, "a message is tried again in {}: {reason}", humantime::format_duration(pause));
-            }
-            delivery.set_aside();
-            return self.retries.hold(topic, delivery, attempt + 1, Instant::now() + pause);
+        if attempt >= self.config.limits.retry_max {
+            return self.give_up(delivery, attempt, reason);
         }
+        let topic = delivery.message.topic.clone();
+        let pause = retry_pause(self.config.limits.retry_min, attempt + 1);
+        if self.may_log() {
+            warn!(%topic, attempt, "a message is tried again in {}: {reason}", humantime::format_duration(pause));
+        }
+        delivery.set_aside();
+        self.retries.hold(topic, delivery, attempt + 1, Instant::now() + pause);
+    }
+
+    /// No further attempt at a message would do any good.
+    pub(super) fn give_up(&mut self, delivery: Delivery, attempt: u32, reason: &str) {
+        let topic = delivery.message.topic.clone();
         self.counters.dead.fetch_add(1, Relaxed);
         let (is_kept, changes) = self.keep(&delivery);
         match self.lent() {
@@ -100,15 +127,15 @@ impl Task {
             None => delivery.handled(),
         }
         // Who reads this finds it among the dead letters.
-        if may_log {
+        if self.may_log() {
             error!(%topic, attempt, "a message was given up after its last attempt, and is a dead letter: {reason}");
         }
     }
 
     pub(super) async fn fire_timers(&mut self) {
-        let Some(instance) = &mut self.instance else { return };
-        let Some(fired) = instance.timers().fire(Instant::now()) else { return };
-        let result = instance.on_timer(fired.id, fired.missed).await;
+        let Some(Guest::Plugin(plugin)) = &mut self.instance else { return };
+        let Some(fired) = plugin.timers().fire(Instant::now()) else { return };
+        let result = plugin.on_timer(fired.id, fired.missed).await;
         self.count_call();
         match result {
             Ok(Ok(())) => self.call_ended(Outcome::default()).await,
@@ -164,8 +191,9 @@ impl Task {
     }
 
     async fn event(&mut self, event: Event<'_>) {
-        let Some(instance) = &mut self.instance else { return };
-        match instance.on_event(event).await {
+        // The others have no way to be told.
+        let Some(Guest::Plugin(plugin)) = &mut self.instance else { return };
+        match plugin.on_event(event).await {
             Ok(()) => self.call_ended(Outcome::default()).await,
             Err(fault) => self.fault(&fault, None).await,
         }
@@ -186,8 +214,8 @@ impl Task {
     }
 
     fn count_call(&self) {
-        let Some(instance) = &self.instance else { return };
-        let nanoseconds = u64::try_from(instance.began().elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let Some(began) = self.instance.as_ref().and_then(Guest::began) else { return };
+        let nanoseconds = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.counters.calls.fetch_add(1, Relaxed);
         self.counters.busy.fetch_add(nanoseconds, Relaxed);
     }

@@ -25,9 +25,9 @@ use super::{
     super::{
         bindings::exports::alphorn::plugin::guest::{StartInfo, StartReason, StopReason},
         component::{self, ComponentError, Loaded},
+        guest::Guest,
         handle::{Request, Surroundings, Swap, SwapError},
         imports::Lent,
-        instance::Instance,
         lifecycle::State,
         probation::Probation,
         versions::{InUse, digest},
@@ -55,7 +55,7 @@ pub(super) struct Ready {
     /// The digest of the configured file, as far as it can be read.
     configured: Option<String>,
     /// None: it is what is in force.
-    candidate: Option<(Loaded, Instance)>,
+    candidate: Option<(Loaded, Guest)>,
     /// The digest of the version these are the settings of, where that is the one that was in force.
     settings_of: Option<String>,
     _in_use: InUse,
@@ -289,7 +289,10 @@ impl Task {
     async fn stop_for_swap(&mut self) -> Result<Option<Vec<u8>>, SwapError> {
         let Some(instance) = &mut self.instance else { return Ok(None) };
         match instance.stop(StopReason::Swap).await {
-            Ok(Ok(handed_over)) => Ok(handed_over),
+            Ok(Ok(handed_over)) => {
+                self.done_with_line().await;
+                Ok(handed_over)
+            }
             Ok(Err(words)) => {
                 self.lent().map(Lent::undo);
                 Err(SwapError::Refused(words))
@@ -390,7 +393,9 @@ impl Task {
     }
 
     async fn load(&mut self, path: PathBuf) -> Result<Loaded, ComponentError> {
-        component::load(&self.surroundings.engine, &path, self.config.limits.compile).await
+        let loaded = component::load(&self.surroundings.engine, &path, self.config.limits.compile).await?;
+        loaded.fits(&self.config)?;
+        Ok(loaded)
     }
 
     async fn load_and_keep(&mut self, path: PathBuf) -> Result<Loaded, ComponentError> {
@@ -406,7 +411,8 @@ async fn make(
     configured: Option<String>,
     in_use: InUse,
 ) -> Result<Box<Ready>, SwapError> {
-    let instance = Instance::new(&surroundings.engine, &loaded, &config, surroundings.max_payload).await;
+    loaded.fits(&config)?;
+    let instance = Guest::new(&surroundings.engine, &loaded, &config, surroundings.max_payload).await;
     let instance = instance.map_err(|fault| SwapError::Start(fault.to_string()))?;
     Ok(Box::new(Ready { config, configured, candidate: Some((loaded, instance)), settings_of: None, _in_use: in_use }))
 }
@@ -418,6 +424,7 @@ async fn load_and_keep(
     config: &PluginConfig,
 ) -> Result<Loaded, ComponentError> {
     let loaded = component::load(&surroundings.engine, &path, config.limits.compile).await?;
+    loaded.fits(config)?;
     let (versions, digest) = (surroundings.versions.clone(), loaded.about.digest.clone());
     let seal = loaded.about.native.as_ref().and_then(|native| native.seal.clone());
     let _turn = surroundings.engine.turn().await;
