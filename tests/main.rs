@@ -22,6 +22,7 @@ mod examples;
 mod fuzz;
 mod hostile;
 mod inbox;
+mod languages;
 mod mosquitto;
 mod nonsense;
 mod outbox;

@@ -20,6 +20,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    #[cfg(feature = "tooling")]
     /// Build plugins, run them against a broker made on the spot, and swap them in on save.
     Dev(DevArgs),
     /// Run the plugins of a configuration: the device's daemon.
@@ -30,6 +31,10 @@ pub(crate) enum Command {
     Sub(SubArgs),
     /// Publish one message.
     Pub(PubArgs),
+    #[cfg(feature = "tooling")]
+    /// Make a plugin to begin with.
+    New(NewArgs),
+    #[cfg(feature = "tooling")]
     /// Build a plugin's folder to a component.
     Build(BuildArgs),
     /// Say whether a component can run here.
@@ -59,6 +64,7 @@ pub(crate) enum Command {
     Quarantine(QuarantineArgs),
 }
 
+#[cfg(feature = "tooling")]
 #[derive(Debug, Args)]
 pub(crate) struct DevArgs {
     /// Folders of plugins. What `alphorn.toml` in such a folder says of the plugin holds.
@@ -151,6 +157,31 @@ pub(crate) struct PubArgs {
     pub(crate) retain: bool,
 }
 
+#[cfg(feature = "tooling")]
+#[derive(Debug, Args)]
+pub(crate) struct NewArgs {
+    /// The folder to make; its name is the plugin's.
+    #[arg(value_name = "NAME")]
+    pub(crate) folder: PathBuf,
+    /// The language it is written in.
+    #[arg(long, value_name = "LANGUAGE", default_value = "rust")]
+    pub(crate) lang: LanguageArg,
+}
+
+#[cfg(feature = "tooling")]
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum LanguageArg {
+    Rust,
+    C,
+    #[value(alias = "js")]
+    Javascript,
+    #[value(alias = "ts")]
+    Typescript,
+    #[value(alias = "py")]
+    Python,
+}
+
+#[cfg(feature = "tooling")]
 #[derive(Debug, Args)]
 pub(crate) struct BuildArgs {
     /// The plugin's folder.

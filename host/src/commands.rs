@@ -6,16 +6,20 @@ use alphorn::plugin::compile::Compiler;
 
 pub(crate) mod act;
 mod ask;
+#[cfg(feature = "tooling")]
 pub(crate) mod build;
 pub(crate) mod check;
 mod client;
 pub(crate) mod compile_component;
 pub(crate) mod dead_letters;
+#[cfg(feature = "tooling")]
 pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod explain;
 mod files;
 pub(crate) mod logs;
+#[cfg(feature = "tooling")]
+pub(crate) mod new;
 mod print;
 pub(crate) mod ps;
 pub(crate) mod publish;
