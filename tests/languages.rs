@@ -317,7 +317,7 @@ async fn begins(new: New) -> Result<()> {
     }
     build(&folder).await?;
     let mut dev = program(&["dev", &path])?;
-    dev.log_in_its_own_time(&["connect success", "client id alphorn-dev,"]).await?;
+    dev.log_in_its_own_time(&["connect success", "client id DEVICE,"]).await?;
     let topic = format!("my-{}", language.name);
     dev.prints(&[&format!("{topic}/count 2")]).await?;
 

@@ -21,6 +21,7 @@ mod wrap;
 
 use std::{
     fs, io,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -91,21 +92,17 @@ impl Language {
     }
 }
 
-/// Whether a name in a plugin's folder is what builds write or toolchains keep there, and so
-/// is no source.
-pub fn is_made_by_builds(name: &str) -> bool {
-    const MADE: [&str; 9] = [
-        "target",
-        "Cargo.lock",
-        "build",
-        "node_modules",
-        "package-lock.json",
-        "__pycache__",
-        "venv",
-        "zig-cache",
-        "zig-out",
-    ];
-    MADE.contains(&name) || name.starts_with('.') || name.ends_with('~')
+/// Whether a path within a plugin's folder is what builds write or toolchains keep there, and
+/// so is no source.
+pub fn is_made_by_builds(within: &Path) -> bool {
+    const AT_THE_TOP: [&str; 5] = ["target", "Cargo.lock", "build", "package-lock.json", "venv"];
+    const ANYWHERE: [&str; 2] = ["node_modules", "__pycache__"];
+    let names: Vec<_> = within.components().map(|component| component.as_os_str().to_string_lossy()).collect();
+    let is_top = names.first().is_some_and(|name| AT_THE_TOP.contains(&name.as_ref()));
+    // A log may well be that of `dev` itself.
+    let is_none =
+        |name: &str| ANYWHERE.contains(&name) || name.starts_with('.') || name.ends_with('~') || name.ends_with(".log");
+    is_top || names.iter().any(|name| is_none(name))
 }
 
 /// Where builds write.
@@ -129,7 +126,10 @@ fn write(path: &Path, content: impl AsRef<[u8]>) -> anyhow::Result<()> {
     let folder = path.parent().context("a file lies in a folder")?;
     fs::create_dir_all(folder).with_context(|| format!("can't make {}", folder.display()))?;
     // Whoever looks meanwhile finds the old one or the new one, whole.
-    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(|| cant_write(folder))?;
+    // Not for one's own eyes only, as temporary files are: as the umask has it.
+    let mode = fs::Permissions::from_mode(0o666);
+    let file = tempfile::Builder::new().permissions(mode).tempfile_in(folder);
+    let mut file = file.with_context(|| cant_write(folder))?;
     io::Write::write_all(&mut file, content).with_context(|| cant_write(path))?;
     file.persist(path).with_context(|| cant_write(path))?;
     Ok(())
@@ -203,6 +203,11 @@ mod tests {
         write(&path, "one").unwrap();
         assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), written);
         write(&path, "two").unwrap();
+        // As any file has it.
+        let plain = folder.path().join("plain");
+        fs::write(&plain, "").unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode(&path), mode(&plain));
         assert_eq!(fs::read(&path).unwrap(), b"two");
     }
 

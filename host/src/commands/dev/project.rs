@@ -95,9 +95,7 @@ fn written(component: &Path) -> Option<SystemTime> {
 /// hidden files do not, or each build would cause the next.
 pub(super) fn is_source(folder: &Path, path: &Path) -> bool {
     let Ok(within) = path.strip_prefix(folder) else { return false };
-    let mut names = within.components().map(|component| component.as_os_str().to_string_lossy());
-    let is_made = names.any(|name| builder::is_made_by_builds(&name));
-    !is_made && within != Path::new(CONFIG) && within != Path::new("")
+    !builder::is_made_by_builds(within) && within != Path::new(CONFIG) && within != Path::new("")
 }
 
 #[cfg(test)]
@@ -107,7 +105,14 @@ mod tests {
     #[test]
     fn sources_are_told_from_what_a_build_writes() {
         let folder = Path::new("/p");
-        for path in ["/p/src/lib.rs", "/p/Cargo.toml", "/p/data/table.csv", "/p/plugin.py", "/p/package.json"] {
+        for path in [
+            "/p/src/lib.rs",
+            "/p/Cargo.toml",
+            "/p/data/table.csv",
+            "/p/plugin.py",
+            "/p/src/build/mod.rs",
+            "/p/package.json",
+        ] {
             assert!(is_source(folder, Path::new(path)), "{path}");
         }
         for path in [
@@ -117,6 +122,7 @@ mod tests {
             "/p/src/lib.rs~",
             "/p/Cargo.lock",
             "/p/build/p.wasm",
+            "/p/dev.log",
             "/p/node_modules/x/index.js",
             "/p/package-lock.json",
             "/p/src/__pycache__/plugin.pyc",
