@@ -402,7 +402,7 @@ async fn a_command_of_the_folder_builds_what_no_room_knows() -> Result<()> {
     let text = format!("{text}[link]\nurl = \"mqtt://localhost:1\"\nclient_id = \"x\"\nprotocol = \"4\"\n");
     fs::write(folder.path().join("alphorn.toml"), text)?;
     let config = folder.path().join("alphorn.toml");
-    program(&["run", "--config", &config.to_string_lossy()])?.fails(78, &["protocol"]).await?;
+    program(&["run", "--config", &config.to_string_lossy()])?.fails(78, &["unknown variant `4`"]).await?;
     fs::write(folder.path().join("alphorn.toml"), "[build]\ncommand = \"false\"\ncomponent = \"x.wasm\"\n")?;
     program(&["build", &folder.path().to_string_lossy()])?.fails(65, &["`false` failed"]).await
 }

@@ -28,6 +28,10 @@ const TOOL: &str = "ziglang==0.17.1";
 /// Small before fast; nothing but the plugin's own words in the warnings.
 const FLAGS: [&str; 4] = ["-Os", "-Wall", "-Wextra", "-Wno-unused-parameter"];
 
+/// A library of functions, not a program; and a stack that a device can spare: zig's own
+/// default is 16 MiB, which is all the memory that a plugin has.
+const LINKING: [&str; 4] = ["-Os", "-s", "-mexec-model=reactor", "-Wl,-z,stack-size=131072"];
+
 pub(super) fn is_source(name: &Path) -> bool {
     is_c(name) || is_cpp(name)
 }
@@ -64,7 +68,7 @@ pub(super) async fn build(folder: &Path) -> anyhow::Result<Built> {
     }
     let made = support.join("core.wasm");
     let mut command = compiler.command(has_cpp);
-    command.current_dir(folder).args(["-Os", "-s", "-mexec-model=reactor"]).args(linked).arg("-o").arg(&made);
+    command.current_dir(folder).args(LINKING).args(linked).arg("-o").arg(&made);
     tools::run(command, "linking").await?;
     finish(folder, &name, &made)
 }
