@@ -182,15 +182,14 @@ fn rust_manifest(name: &str, dependencies: &[&str], rest: &str) -> anyhow::Resul
     Ok(text + rest)
 }
 
-/// All of them, for tests.
-pub const ALL: [Template; 5] =
-    [Template::Rust, Template::C, Template::JavaScript, Template::TypeScript, Template::Python];
-
 #[cfg(test)]
 mod tests {
     use std::{collections::BTreeSet, path::PathBuf};
 
     use super::*;
+
+    const ALL: [Template; 5] =
+        [Template::Rust, Template::C, Template::JavaScript, Template::TypeScript, Template::Python];
 
     fn source(folder: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder)
