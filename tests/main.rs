@@ -24,6 +24,7 @@ mod examples;
 mod fuzz;
 mod hostile;
 mod inbox;
+mod languages;
 mod messaging;
 mod mosquitto;
 mod nonsense;

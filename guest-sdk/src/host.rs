@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use crate::About;
-use crate::bindings::alphorn::plugin::host;
+use crate::offered::host;
 
 /// Who and where the plugin is.
 pub fn identity() -> About {

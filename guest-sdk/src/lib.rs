@@ -17,12 +17,13 @@
 //! * [`publish`], [`subscribe`] and [`Message`]: messages out and in. A message
 //!   is sent at least once ([`Qos::AtLeastOnce`]) unless it says otherwise.
 //! * [`timers`]: calls at a time.
-//! * [`state`]: values that outlive restarts, new versions and power cuts (not in
-//!   host 0.1).
+//! * [`state`]: values that outlive restarts, new versions and power cuts.
 //! * [`config`], [`identity`] and [`link`]: what the plugin may know about
 //!   itself and its surroundings.
 //! * [`info!`] and its siblings: the host's log. `println!` reaches it too, as
 //!   does the message of a panic.
+//! * [`testing`]: a fake host, so that `cargo test` runs a plugin's logic where it is
+//!   written, without a device.
 //!
 //! A plugin may do only what its configuration grants. A refusal is an error
 //! with words that name what was asked for, so `?` and the log are enough to
@@ -43,7 +44,15 @@ mod message;
 mod mqtt;
 mod plugin;
 pub mod state;
+#[cfg(not(target_family = "wasm"))]
+pub mod testing;
 pub mod timers;
+
+/// What the host offers: in a sandbox the host itself, else a fake one, for tests.
+#[cfg(target_family = "wasm")]
+use bindings::alphorn::plugin as offered;
+#[cfg(not(target_family = "wasm"))]
+use testing::calls as offered;
 
 /// Makes the type a plugin: put it above the `impl` of [`Plugin`](trait@Plugin).
 ///

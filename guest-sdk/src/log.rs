@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::Level;
-use crate::bindings::alphorn::plugin::host;
+use crate::offered::host;
 
 /// Writes a line to the host's log under the plugin's name. [`info!`](crate::info)
 /// and its siblings call it.

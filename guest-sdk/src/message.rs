@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::bindings::alphorn::plugin::mqtt;
+use crate::offered::mqtt;
 use crate::{Message, Properties, PublishError, Qos, UserProperty};
 
 /// ```no_run

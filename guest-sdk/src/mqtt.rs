@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::bindings::alphorn::plugin::mqtt;
+use crate::offered::mqtt;
 use crate::{Message, Qos};
 
 /// Publishes at least once. Short for [`Message::new`] and [`Message::publish`].

@@ -11,8 +11,7 @@ use crate::{Delivery, Event, Failure, Result, StartReason, StopReason, Timer};
 ///
 /// A call is a transaction: its writes to [`state`](crate::state) and its QoS 1
 /// messages become durable together when it succeeds. An error undoes its
-/// writes; messages may have left already. (Host 0.1 has nothing durable yet: it
-/// keeps messages in memory and answers that there is no state.)
+/// writes; messages may have left already.
 ///
 /// Put [`#[plugin]`](macro@crate::plugin) above the `impl`.
 #[expect(
@@ -31,8 +30,7 @@ pub trait Plugin: Sized {
     /// QoS 1 message is then acknowledged to the broker.
     ///
     /// `?` turns an error into [`Failure::Retry`]. After the configured number
-    /// of attempts the message is given up and logged; later hosts keep it as a
-    /// dead letter.
+    /// of attempts the message is a dead letter.
     fn on_message(&mut self, delivery: Delivery) -> Result<(), Failure> {
         Ok(())
     }

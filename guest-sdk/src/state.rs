@@ -2,8 +2,6 @@
 //!
 //! A call's writes take effect together when the call succeeds, or not at all.
 //!
-//! Host 0.1 has no such store yet: every function answers [`StateError::Other`].
-//!
 //! ```no_run
 //! # use alphorn_guest::{Result, state};
 //! # fn count() -> Result {
@@ -18,7 +16,7 @@
 
 use std::fmt;
 
-use crate::bindings::alphorn::plugin::state;
+use crate::offered::state;
 
 /// The value under the key, if there is one. A call sees its own writes.
 pub fn get(key: &str) -> Result<Option<Vec<u8>>, StateError> {

@@ -16,7 +16,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::bindings::alphorn::plugin::timers;
+use crate::offered::timers;
 
 /// A running timer. Copies name the same one; compare with what
 /// [`Plugin::on_timer`](crate::Plugin::on_timer) is given.

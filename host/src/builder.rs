@@ -1,115 +1,222 @@
-//! `cargo build` for a plugin's folder.
+//! A plugin's folder to a component, whatever it is written in.
+//!
+//! Each language is a room of its own that finds its toolchain, or says in one line how to
+//! get it. What they share is here: which language a folder is in, where things go, and
+//! that a component is only touched when it has changed (`dev` swaps what was touched).
+//!
+//! What a build makes goes to `build/` in the plugin's folder: `NAME.wasm`, and in
+//! `build/alphorn/` what the toolchains need from this program, the WIT package for one.
+//! Rust is the exception, where cargo has a place for it.
+
+mod c;
+mod command;
+mod javascript;
+mod python;
+mod rust;
+mod source_map;
+pub mod template;
+mod tools;
+pub mod wit;
+mod wrap;
 
 use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::Stdio,
 };
 
-use anyhow::{Context, bail, ensure};
-use serde::Deserialize;
-use tokio::process::Command;
-use tracing::info;
+use anyhow::{Context, bail};
 
 /// What came out.
 #[derive(Debug, Clone)]
 pub struct Built {
-    /// The package's name.
+    /// The plugin's name, as its folder or its package has it.
     pub name: String,
     /// The component's file.
     pub component: PathBuf,
 }
 
-/// The target whose linker makes components.
-const TARGET: &str = "wasm32-wasip2";
+/// The plugin's configuration; its `[build]` says how to build what no room here knows.
+const CONFIG: &str = "alphorn.toml";
 
-/// Small before fast: a plugin is sent over the air and compiled on the device.
-const PROFILE: [&str; 6] = [
-    "profile.alphorn-plugin.inherits=\"release\"",
-    "profile.alphorn-plugin.opt-level=\"s\"",
-    "profile.alphorn-plugin.lto=true",
-    "profile.alphorn-plugin.codegen-units=1",
-    "profile.alphorn-plugin.strip=true",
-    "profile.alphorn-plugin.panic=\"abort\"",
-];
-
-/// Builds the package in the folder. The compiler's messages go to stderr.
+/// Builds the plugin in the folder. Messages of compilers go to stderr.
 pub async fn build(folder: &Path) -> anyhow::Result<Built> {
-    let manifest = folder.join("Cargo.toml");
-    ensure!(
-        manifest.exists(),
-        "there is no Cargo.toml in {}: name the folder of a plugin written in Rust",
-        folder.display()
-    );
-    // As cargo names it in what it reports.
-    let manifest = manifest.canonicalize()?;
-    ensure_target().await?;
-    let mut command = Command::new("cargo");
-    command.args([
-        "build",
-        "--target",
-        TARGET,
-        "--profile",
-        "alphorn-plugin",
-        "--message-format=json-render-diagnostics",
-    ]);
-    command.arg("--manifest-path").arg(&manifest);
-    for setting in PROFILE {
-        command.args(["--config", setting]);
+    // As cargo names it in what it reports, and the same for a folder named by a link.
+    let folder = &folder.canonicalize().with_context(|| format!("there is no folder {}", folder.display()))?;
+    if let Some(recipe) = command::Recipe::of(folder)? {
+        return recipe.build(folder).await;
     }
-    let output = command
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .context("cargo can't be started: install Rust from https://rustup.rs")?
-        // Not `output`, which takes stderr as well.
-        .wait_with_output()
-        .await?;
-    ensure!(output.status.success(), "{} does not build; the compiler's message is above", folder.display());
-    let artifacts =
-        output.stdout.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Artifact>(line).ok());
-    let component = artifacts.filter(|artifact| artifact.manifest_path == manifest).find_map(|artifact| {
-        let component =
-            artifact.filenames.into_iter().find(|file| file.extension().is_some_and(|end| end == "wasm"))?;
-        Some(Built { name: artifact.target.name, component })
-    });
-    component.with_context(|| {
-        format!(
-            "{} built, but not to a component: its Cargo.toml needs\n[lib]\ncrate-type = [\"cdylib\"]",
-            folder.display()
-        )
-    })
+    match Language::of(folder)? {
+        Language::Rust => rust::build(folder).await,
+        Language::JavaScript => javascript::build(folder).await,
+        Language::Python => python::build(folder).await,
+        Language::C => c::build(folder).await,
+    }
 }
 
-/// Adds the target to the toolchain if it is missing.
-async fn ensure_target() -> anyhow::Result<()> {
-    let output = Command::new("rustc").args(["--print", "sysroot"]).output().await;
-    let output = output.context("rustc can't be started: install Rust from https://rustup.rs")?;
-    let sysroot = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-    if sysroot.join("lib/rustlib").join(TARGET).exists() {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Language {
+    Rust,
+    /// And TypeScript: one toolchain takes both.
+    JavaScript,
+    Python,
+    /// And C++.
+    C,
+}
+
+impl Language {
+    fn of(folder: &Path) -> anyhow::Result<Self> {
+        let mut names = names(folder)?;
+        names.extend(names_if_any(&folder.join("src"))?);
+        Self::from_files(&names).with_context(|| {
+            format!(
+                "{} is no plugin's folder: it has neither Cargo.toml (Rust), package.json (JavaScript, TypeScript), \
+                 pyproject.toml (Python) nor a .c or .cpp file; for another language, `[build]` in its {CONFIG} \
+                 names a `command` and the `component` it makes",
+                folder.display()
+            )
+        })
+    }
+
+    /// The manifest decides; C has none.
+    fn from_files(names: &[String]) -> Option<Self> {
+        let has = |wanted: &str| names.iter().any(|name| name == wanted);
+        let any = |is: fn(&Path) -> bool| names.iter().any(|name| is(Path::new(name)));
+        match () {
+            () if has("Cargo.toml") => Some(Self::Rust),
+            () if has("package.json") => Some(Self::JavaScript),
+            () if has("pyproject.toml") => Some(Self::Python),
+            () if any(c::is_source) => Some(Self::C),
+            () => None,
+        }
+    }
+}
+
+/// Whether a path within a plugin's folder is what builds write or toolchains keep there, and
+/// so is no source.
+pub fn is_made_by_builds(within: &Path) -> bool {
+    const AT_THE_TOP: [&str; 5] = ["target", "Cargo.lock", "build", "package-lock.json", "venv"];
+    const ANYWHERE: [&str; 2] = ["node_modules", "__pycache__"];
+    let names: Vec<_> = within.components().map(|component| component.as_os_str().to_string_lossy()).collect();
+    let is_top = names.first().is_some_and(|name| AT_THE_TOP.contains(&name.as_ref()));
+    // A log may well be that of `dev` itself.
+    let is_none =
+        |name: &str| ANYWHERE.contains(&name) || name.starts_with('.') || name.ends_with('~') || name.ends_with(".log");
+    is_top || names.iter().any(|name| is_none(name))
+}
+
+/// Where builds write.
+fn output(folder: &Path) -> PathBuf {
+    folder.join("build")
+}
+
+/// What toolchains need from this program goes there: a folder that is there afterwards.
+fn support(folder: &Path) -> anyhow::Result<PathBuf> {
+    let support = output(folder).join("alphorn");
+    fs::create_dir_all(&support).with_context(|| format!("can't make {}", support.display()))?;
+    Ok(support)
+}
+
+/// Writes a file, unless that is what it says already.
+fn write(path: &Path, content: impl AsRef<[u8]>) -> anyhow::Result<()> {
+    let content = content.as_ref();
+    if fs::read(path).is_ok_and(|there| there == content) {
         return Ok(());
     }
-    info!("adding the target {TARGET} to the toolchain");
-    let added = Command::new("rustup").args(["target", "add", TARGET]).stdout(Stdio::null()).status().await;
-    match added {
-        Ok(status) if status.success() => Ok(()),
-        Ok(_) => bail!("`rustup target add {TARGET}` failed; its message is above"),
-        Err(_) => bail!(
-            "the target {TARGET} is missing and there is no rustup to add it with: install it the way Rust was installed"
-        ),
+    let folder = path.parent().context("a file lies in a folder")?;
+    fs::create_dir_all(folder).with_context(|| format!("can't make {}", folder.display()))?;
+    // Whoever looks meanwhile finds the old one or the new one, whole.
+    // Not for one's own eyes only, as temporary files are: as the umask has it.
+    let mode = fs::Permissions::from_mode(0o666);
+    let file = tempfile::Builder::new().permissions(mode).tempfile_in(folder);
+    let mut file = file.with_context(|| cant_write(folder))?;
+    io::Write::write_all(&mut file, content).with_context(|| cant_write(path))?;
+    file.persist(path).with_context(|| cant_write(path))?;
+    Ok(())
+}
+
+fn cant_write(path: &Path) -> String {
+    format!("can't write to {}", path.display())
+}
+
+/// Puts what a toolchain has made in the component's place.
+fn finish(folder: &Path, name: &str, made: &Path) -> anyhow::Result<Built> {
+    let bytes = fs::read(made).with_context(|| format!("the build has left no {}", made.display()))?;
+    let component = output(folder).join(format!("{name}.wasm"));
+    write(&component, wrap::component(bytes)?)?;
+    Ok(Built { name: name.to_owned(), component })
+}
+
+/// The last part of the folder's path, which names a plugin that nothing else names.
+fn folder_name(folder: &Path) -> anyhow::Result<String> {
+    match folder.file_name() {
+        Some(name) => Ok(name.to_string_lossy().into_owned()),
+        None => bail!("{} has no name that a plugin could have", folder.display()),
     }
 }
 
-/// A line of cargo's that speaks of something it made.
-#[derive(Deserialize)]
-struct Artifact {
-    manifest_path: PathBuf,
-    target: Target,
-    filenames: Vec<PathBuf>,
+/// The names of the files in a folder.
+fn names(folder: &Path) -> anyhow::Result<Vec<String>> {
+    let read = || -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            if entry.path().is_file() {
+                names.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+        // The order of a folder is any.
+        names.sort();
+        Ok(names)
+    };
+    read().with_context(|| format!("can't read {}", folder.display()))
 }
 
-#[derive(Deserialize)]
-struct Target {
-    name: String,
+fn names_if_any(folder: &Path) -> anyhow::Result<Vec<String>> {
+    if folder.is_dir() { names(folder) } else { Ok(Vec::new()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn language(names: &[&str]) -> Option<Language> {
+        Language::from_files(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_manifest_says_which_language_it_is() {
+        assert_eq!(language(&["Cargo.toml", "lib.rs", "helper.c"]), Some(Language::Rust));
+        assert_eq!(language(&["package.json", "plugin.ts"]), Some(Language::JavaScript));
+        assert_eq!(language(&["pyproject.toml", "plugin.py"]), Some(Language::Python));
+        assert_eq!(language(&["alphorn.toml", "plugin.c"]), Some(Language::C));
+        assert_eq!(language(&["plugin.cpp"]), Some(Language::C));
+        assert_eq!(language(&["README.md", "plugin.h"]), None);
+    }
+
+    #[test]
+    fn a_component_that_is_what_it_was_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b.wasm");
+        write(&path, "one").unwrap();
+        let written = fs::metadata(&path).unwrap().modified().unwrap();
+        write(&path, "one").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), written);
+        write(&path, "two").unwrap();
+        // As any file has it.
+        let plain = folder.path().join("plain");
+        fs::write(&plain, "").unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode(&path), mode(&plain));
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+    }
+
+    #[test]
+    fn a_folder_of_none_says_what_there_could_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let words = Language::of(folder.path()).unwrap_err().to_string();
+        for part in ["Cargo.toml", "package.json", "pyproject.toml", ".c", "[build]", "command"] {
+            assert!(words.contains(part), "{words}");
+        }
+    }
 }

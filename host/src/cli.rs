@@ -21,7 +21,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Build plugins, run them against a broker made on the spot, and swap them in on save.
-    #[cfg(feature = "compiler")]
+    #[cfg(feature = "tooling")]
     Dev(DevArgs),
     /// Run the plugins of a configuration: the device's daemon.
     Run(RunArgs),
@@ -31,8 +31,11 @@ pub(crate) enum Command {
     Sub(SubArgs),
     /// Publish one message.
     Pub(PubArgs),
+    /// Make a plugin to begin with.
+    #[cfg(feature = "tooling")]
+    New(NewArgs),
     /// Build a plugin's folder to a component.
-    #[cfg(feature = "compiler")]
+    #[cfg(feature = "tooling")]
     Build(BuildArgs),
     /// Make a pair of keys, to sign with and to trust.
     #[cfg(feature = "compiler")]
@@ -65,7 +68,7 @@ pub(crate) enum Command {
     Quarantine(QuarantineArgs),
 }
 
-#[cfg(feature = "compiler")]
+#[cfg(feature = "tooling")]
 #[derive(Debug, Args)]
 pub(crate) struct DevArgs {
     /// Folders of plugins. What `alphorn.toml` in such a folder says of the plugin holds.
@@ -158,7 +161,31 @@ pub(crate) struct PubArgs {
     pub(crate) retain: bool,
 }
 
-#[cfg(feature = "compiler")]
+#[cfg(feature = "tooling")]
+#[derive(Debug, Args)]
+pub(crate) struct NewArgs {
+    /// The folder to make; its name is the plugin's.
+    #[arg(value_name = "NAME")]
+    pub(crate) folder: PathBuf,
+    /// The language it is written in.
+    #[arg(long, value_name = "LANGUAGE", default_value = "rust")]
+    pub(crate) lang: LanguageArg,
+}
+
+#[cfg(feature = "tooling")]
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum LanguageArg {
+    Rust,
+    C,
+    #[value(alias = "js")]
+    Javascript,
+    #[value(alias = "ts")]
+    Typescript,
+    #[value(alias = "py")]
+    Python,
+}
+
+#[cfg(feature = "tooling")]
 #[derive(Debug, Args)]
 pub(crate) struct BuildArgs {
     /// The plugin's folder; with --aot a finished component will do.

@@ -5,17 +5,17 @@ use std::io::IsTerminal;
 use alphorn::plugin::compile::Compiler;
 
 pub(crate) mod act;
-#[cfg(feature = "compiler")]
+#[cfg(feature = "tooling")]
 mod ahead;
 mod ask;
-#[cfg(feature = "compiler")]
+#[cfg(feature = "tooling")]
 pub(crate) mod build;
 pub(crate) mod check;
 mod client;
 #[cfg(feature = "compiler")]
 pub(crate) mod compile_component;
 pub(crate) mod dead_letters;
-#[cfg(feature = "compiler")]
+#[cfg(feature = "tooling")]
 pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod explain;
@@ -23,6 +23,8 @@ mod files;
 #[cfg(feature = "compiler")]
 pub(crate) mod keygen;
 pub(crate) mod logs;
+#[cfg(feature = "tooling")]
+pub(crate) mod new;
 mod print;
 pub(crate) mod ps;
 pub(crate) mod publish;

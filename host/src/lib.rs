@@ -3,7 +3,7 @@
 //! The program is a thin layer over this library; `ARCHITECTURE.md` shows how the parts
 //! fit together.
 
-#[cfg(feature = "compiler")]
+#[cfg(feature = "tooling")]
 pub mod builder;
 pub mod clock;
 pub mod config;

@@ -42,14 +42,16 @@ fn main() -> ExitCode {
     };
     let result = runtime.block_on(async {
         match cli.command {
-            #[cfg(feature = "compiler")]
+            #[cfg(feature = "tooling")]
             Command::Dev(args) => commands::dev::dev(args).await,
             Command::Run(args) => commands::run::run(args, recent).await,
             Command::Doctor(args) => commands::doctor::doctor(args).await,
             Command::Sub(args) => commands::sub::sub(args).await,
             Command::Pub(args) => commands::publish::publish(args).await,
-            #[cfg(feature = "compiler")]
+            #[cfg(feature = "tooling")]
             Command::Build(args) => commands::build::build(args).await,
+            #[cfg(feature = "tooling")]
+            Command::New(args) => commands::new::new(&args),
             #[cfg(feature = "compiler")]
             Command::Keygen(args) => commands::keygen::keygen(&args),
             Command::Ps(args) => commands::ps::ps(args).await,

@@ -69,7 +69,7 @@ fn build() -> Result<PathBuf> {
     add_target(root)?;
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root).args(["build", "--release", "--locked", "--target", TARGET, "--lib", "--examples"]);
-    for package in ["alphorn-test-guests", "timestamp", "echo", "hello"] {
+    for package in ["alphorn-test-guests", "timestamp", "threshold", "echo", "hello"] {
         cargo.args(["--package", package]);
     }
     cargo.arg("--target-dir").arg(target_dir());

@@ -68,6 +68,22 @@ impl Program {
         self.stderr.wait_for(&what, |lines| lines.iter().filter(|line| has(line, parts)).nth(count - 1).cloned()).await
     }
 
+    /// The first line of the log with all of these parts, however long it takes: something
+    /// is built or compiled before it.
+    pub(crate) async fn log_in_its_own_time(&self, parts: &[&str]) -> Result<String> {
+        self.log_times_in_its_own_time(1, parts).await
+    }
+
+    /// The `count`th such line.
+    pub(crate) async fn log_times_in_its_own_time(&self, count: usize, parts: &[&str]) -> Result<String> {
+        for _ in 0..9 {
+            if let Ok(line) = self.log_times(count, parts).await {
+                return Ok(line);
+            }
+        }
+        self.log_times(count, parts).await
+    }
+
     /// Waits for the `count`th connection, whose session has to be `new` or `present`.
     pub(crate) async fn connects(&self, count: usize, session: &str) -> Result<()> {
         let line = self.log_times(count, &["connect success"]).await?;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 use super::values::{Bytes, Limit as BytesLimit, RateValue, SecretText, Span};
 use crate::nearest::with_nearest;
@@ -16,6 +16,8 @@ pub(super) struct File {
     pub(super) link: Link,
     pub(super) outbox: Outbox,
     pub(super) plugins: BTreeMap<String, Plugin>,
+    /// How `alphorn build` makes the component. A plugin's folder has one file for both.
+    build: IgnoredAny,
 }
 
 #[derive(Debug, Deserialize)]

@@ -91,13 +91,11 @@ fn written(component: &Path) -> Option<SystemTime> {
     fs::metadata(component).and_then(|metadata| metadata.modified()).ok()
 }
 
-/// A path whose change says that the plugin has to be built again. Cargo's own output
-/// and hidden files do not, or each build would cause the next.
+/// A path whose change says that the plugin has to be built again. What builds write and
+/// hidden files do not, or each build would cause the next.
 pub(super) fn is_source(folder: &Path, path: &Path) -> bool {
     let Ok(within) = path.strip_prefix(folder) else { return false };
-    let mut names = within.components().map(|component| component.as_os_str().to_string_lossy());
-    let ignored = names.any(|name| name == "target" || name.starts_with('.') || name.ends_with('~'));
-    !ignored && within != Path::new("Cargo.lock") && within != Path::new(CONFIG) && within != Path::new("")
+    !builder::is_made_by_builds(within) && within != Path::new(CONFIG) && within != Path::new("")
 }
 
 #[cfg(test)]
@@ -107,7 +105,14 @@ mod tests {
     #[test]
     fn sources_are_told_from_what_a_build_writes() {
         let folder = Path::new("/p");
-        for path in ["/p/src/lib.rs", "/p/Cargo.toml", "/p/data/table.csv"] {
+        for path in [
+            "/p/src/lib.rs",
+            "/p/Cargo.toml",
+            "/p/data/table.csv",
+            "/p/plugin.py",
+            "/p/src/build/mod.rs",
+            "/p/package.json",
+        ] {
             assert!(is_source(folder, Path::new(path)), "{path}");
         }
         for path in [
@@ -116,6 +121,12 @@ mod tests {
             "/p/src/.lib.rs.swp",
             "/p/src/lib.rs~",
             "/p/Cargo.lock",
+            "/p/build/p.wasm",
+            "/p/dev.log",
+            "/p/node_modules/x/index.js",
+            "/p/package-lock.json",
+            "/p/src/__pycache__/plugin.pyc",
+            "/p/.venv/bin/python3",
             "/p",
             "/q/src/a",
         ] {

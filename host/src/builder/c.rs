@@ -1,0 +1,150 @@
+//! C and C++: a compiler that brings a C library for WASI makes a core module of the
+//! plugin, the bindings and the layer above them.
+//!
+//! The bindings in `guest-sdk/c` are what wit-bindgen makes of the WIT package
+//! (`tests/bindings.rs` holds them to that), so nobody needs that program here.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use tokio::process::Command;
+
+use super::{Built, finish, folder_name, names, names_if_any, support, tools, write};
+
+/// The bindings, and the layer that makes them pleasant.
+const SDK: [(&str, &str); 4] = [
+    ("wit.c", include_str!("../../../guest-sdk/c/wit.c")),
+    ("wit.h", include_str!("../../../guest-sdk/c/wit.h")),
+    ("alphorn.c", include_str!("../../../guest-sdk/c/alphorn.c")),
+    ("alphorn.h", include_str!("../../../guest-sdk/c/alphorn.h")),
+];
+
+/// The compiler that is easiest to get.
+const TOOL: &str = "ziglang==0.17.1";
+
+/// Small before fast; nothing but the plugin's own words in the warnings.
+const FLAGS: [&str; 4] = ["-Os", "-Wall", "-Wextra", "-Wno-unused-parameter"];
+
+/// A library of functions, not a program; and a stack that a device can spare: zig's own
+/// default is 16 MiB, which is all the memory that a plugin has.
+const LINKING: [&str; 4] = ["-Os", "-s", "-mexec-model=reactor", "-Wl,-z,stack-size=131072"];
+
+pub(super) fn is_source(name: &Path) -> bool {
+    is_c(name) || is_cpp(name)
+}
+
+fn is_c(name: &Path) -> bool {
+    name.extension().is_some_and(|end| end == "c")
+}
+
+fn is_cpp(name: &Path) -> bool {
+    name.extension().is_some_and(|end| end == "cpp" || end == "cc" || end == "cxx")
+}
+
+pub(super) async fn build(folder: &Path) -> anyhow::Result<Built> {
+    let compiler = Compiler::find(folder).await?;
+    let name = folder_name(folder)?;
+    let support = support(folder)?;
+    for (name, text) in SDK {
+        write(&support.join(name), text)?;
+    }
+    let objects = support.join("objects");
+    fs::create_dir_all(&objects).with_context(|| format!("can't make {}", objects.display()))?;
+
+    let own = sources(folder)?;
+    let has_cpp = own.iter().any(|source| is_cpp(source));
+    let brought = SDK.iter().map(|(name, _)| support.join(name)).filter(|path| is_c(path));
+    let mut linked = Vec::new();
+    for source in own.into_iter().chain(brought) {
+        let stem = source.file_name().context("a source has a name")?.to_string_lossy().replace('.', "_");
+        let object = objects.join(format!("{stem}.o"));
+        let mut command = compiler.command(is_cpp(&source));
+        command.current_dir(folder).args(FLAGS).arg("-I").arg(&support).arg("-c").arg(&source).arg("-o").arg(&object);
+        tools::run(command, &format!("compiling {}", source.display())).await?;
+        linked.push(object);
+    }
+    let made = support.join("core.wasm");
+    let mut command = compiler.command(has_cpp);
+    command.current_dir(folder).args(LINKING).args(linked).arg("-o").arg(&made);
+    tools::run(command, "linking").await?;
+    finish(folder, &name, &made)
+}
+
+/// What lies in the folder and in `src/`.
+fn sources(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let within = |folder: PathBuf, names: Vec<String>| names.into_iter().map(move |name| folder.join(name));
+    let src = folder.join("src");
+    let all = within(folder.to_owned(), names(folder)?).chain(within(src.clone(), names_if_any(&src)?));
+    Ok(all.filter(|path| is_source(path)).collect())
+}
+
+/// How to start it, for one language and the other.
+enum Compiler {
+    /// `zig`, or python with the package ziglang.
+    Zig(Vec<PathBuf>),
+    /// clang with a sysroot, as the WASI SDK has it.
+    Clang(PathBuf),
+}
+
+impl Compiler {
+    async fn find(folder: &Path) -> anyhow::Result<Self> {
+        if let Some(sdk) = env::var_os("WASI_SDK_PATH").filter(|path| !path.is_empty()) {
+            return Ok(Self::Clang(Path::new(&sdk).join("bin")));
+        }
+        if let Some(zig) = tools::find_in_path("zig") {
+            return Ok(Self::Zig(vec![zig]));
+        }
+        for python in tools::pythons(folder) {
+            if tools::has_module(&python, "ziglang").await {
+                return Ok(Self::Zig(vec![python, "-m".into(), "ziglang".into()]));
+            }
+        }
+        bail!(
+            "there is no C compiler for WebAssembly: in {}, run `python3 -m venv .venv && .venv/bin/pip install {TOOL}` \
+             (or install zig, or set WASI_SDK_PATH to a WASI SDK)",
+            folder.display()
+        )
+    }
+
+    fn command(&self, is_cpp: bool) -> Command {
+        match self {
+            Self::Zig(zig) => {
+                let mut words = zig.iter();
+                let mut command = Command::new(words.next().map_or(Path::new("zig"), PathBuf::as_path));
+                command.args(words).arg(if is_cpp { "c++" } else { "cc" });
+                command.args(["-target", "wasm32-wasi"]);
+                if is_cpp {
+                    command.arg("-fno-exceptions");
+                }
+                command
+            }
+            Self::Clang(bin) => {
+                let mut command = Command::new(bin.join(if is_cpp { "clang++" } else { "clang" }));
+                command.arg("--target=wasm32-wasip1");
+                if is_cpp {
+                    command.arg("-fno-exceptions");
+                }
+                command
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_of_both_languages_are_found_in_both_places() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("src")).unwrap();
+        for name in ["b.c", "src/a.cpp", "src/a.h", "README.md"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        let found = sources(folder.path()).unwrap();
+        assert_eq!(found, ["b.c", "src/a.cpp"].map(|name| folder.path().join(name)));
+    }
+}

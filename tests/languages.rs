@@ -1,0 +1,558 @@
+//! Plugins in every language: built by `alphorn build`, run by the host, held to one body of
+//! tests. A toolchain that is missing fails where `CI=true`, and skips its tests elsewhere.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::harness::{Bed, Context as _, Host, Message, Program, Result, Watcher, ensure, plugin, target_dir};
+
+/// One row a language.
+#[derive(Clone, Copy)]
+struct Language {
+    name: &'static str,
+    /// Where its examples are.
+    examples: &'static str,
+    /// What builds it: all programs of one of these.
+    tools: &'static [&'static [&'static str]],
+    install: &'static str,
+    /// What its plugins need beside the defaults.
+    limits: &'static str,
+}
+
+const RUST: Language =
+    Language { name: "rust", examples: "plugins", tools: &[&["cargo"]], install: "https://rustup.rs", limits: "" };
+const C: Language = Language {
+    name: "c",
+    examples: "plugins/languages/c",
+    tools: &[&["python-zig"], &["zig"]],
+    install: "pip install ziglang==0.17.1",
+    limits: "",
+};
+const JAVASCRIPT: Language = Language {
+    name: "javascript",
+    examples: "plugins/languages/javascript",
+    tools: &[&["componentize-qjs", "esbuild"], &["npm"]],
+    install: "Node.js 20 and npm",
+    limits: "",
+};
+const TYPESCRIPT: Language = Language { name: "typescript", examples: "plugins/languages/typescript", ..JAVASCRIPT };
+const PYTHON: Language = Language {
+    name: "python",
+    examples: "plugins/languages/python",
+    tools: &[&["componentize-py"]],
+    install: "pip install componentize-py==0.25.1",
+    limits: "memory = \"64MiB\"",
+};
+
+/// Where `.ci/run` puts toolchains; whatever else the search path has is good as well.
+fn path() -> String {
+    let toolchains = target_dir().join("toolchains");
+    let mut folders = vec![toolchains.join(".venv/bin"), toolchains.join("node_modules/.bin")];
+    folders.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+    std::env::join_paths(folders).unwrap_or_default().to_string_lossy().into_owned()
+}
+
+impl Language {
+    /// Whether it can be built here.
+    #[expect(clippy::print_stderr, reason = "the tests' own output")]
+    fn is_here(self) -> Result<bool> {
+        let path = path();
+        let has = |tool: &&str| std::env::split_paths(&path).any(|folder| folder.join(tool).is_file());
+        if self.tools.iter().any(|tools| tools.iter().all(has)) {
+            return Ok(true);
+        }
+        ensure!(std::env::var("CI").as_deref() != Ok("true"), "{} must be installed where CI=true", self.install);
+        eprintln!("skipped: {} can't be built here without: {}", self.name, self.install);
+        Ok(false)
+    }
+
+    /// The component of an example, built as a user builds it.
+    async fn example(self, name: &str) -> Result<PathBuf> {
+        if self.name == RUST.name {
+            return plugin(name);
+        }
+        let folder = root()?.join(self.examples).join(name);
+        build(&folder).await?;
+        Ok(folder.join("build").join(format!("{name}.wasm")))
+    }
+}
+
+fn root() -> Result<&'static Path> {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")
+}
+
+/// Runs the program with the toolchains in its search path.
+fn program(arguments: &[&str]) -> Result<Program> {
+    let target = target_dir().to_string_lossy();
+    Program::start_with(arguments, &[("PATH", &path()), ("CARGO_TARGET_DIR", &target)])
+}
+
+async fn build(folder: &Path) -> Result<()> {
+    let mut build = program(&["build", &folder.to_string_lossy()])?;
+    build.ends_in_its_own_time().await?;
+    build.fails(0, &[]).await
+}
+
+/// What one conformance test runs: the examples of a language, twice where a timer matters.
+fn plugins(limits: &str) -> String {
+    format!(
+        r#"
+        [plugins.ready]
+        component = "recorder.wasm"
+        publish = ["ready"]
+        config = {{ to = "ready" }}
+
+        [plugins.timestamp]
+        component = "x-timestamp.wasm"
+        publish = ["time"]
+        config = {{ topic = "time", qos = "1", utc_offset = "-03:30" }}
+        limits = {{ {limits} }}
+
+        [plugins.echo]
+        component = "x-echo.wasm"
+        publish = ["test/+/echo"]
+        subscribe = ["test/+"]
+        config = {{ filter = "test/+" }}
+        limits = {{ {limits} }}
+
+        [plugins.threshold]
+        component = "x-threshold.wasm"
+        publish = ["alarm"]
+        subscribe = ["sensor"]
+        config = {{ topic = "sensor", alarm = "alarm", limit = "30", hysteresis = "2", missing_after = "0" }}
+        limits = {{ {limits} }}
+
+        [plugins.silence]
+        component = "x-threshold.wasm"
+        publish = ["silence"]
+        subscribe = ["quiet"]
+        config = {{ topic = "quiet", alarm = "silence", limit = "30", missing_after = "0.2" }}
+        limits = {{ {limits} }}
+
+        [plugins.unconfigured]
+        component = "x-echo.wasm"
+        limits = {{ restart = {{ max = 1, within = "1m" }}, {limits} }}
+        "#
+    )
+}
+
+/// The messages on a topic so far that are JSON, as `alarm value`.
+fn alarms(messages: &[Message], topic: &str) -> Vec<String> {
+    let on_topic = messages.iter().filter(|message| message.topic == topic);
+    let parsed = on_topic.filter_map(|message| serde_json::from_slice::<Value>(&message.payload).ok());
+    // Languages write numbers in ways of their own.
+    let text = |alarm: Value| {
+        let value =
+            alarm.get("value").and_then(Value::as_f64).map_or_else(|| "-".to_owned(), |value| value.to_string());
+        format!("{} {value}", alarm.get("alarm").and_then(Value::as_str).unwrap_or("?"))
+    };
+    parsed.map(text).collect()
+}
+
+async fn until(watcher: &Watcher, topic: &str, wanted: &[&str]) -> Result<()> {
+    let seen = |messages: &[Message]| {
+        let alarms = alarms(messages, topic);
+        (alarms.len() >= wanted.len() && alarms.iter().zip(wanted).all(|(seen, wanted)| seen == wanted)).then_some(())
+    };
+    watcher.wait_for(&format!("{wanted:?} on {topic}"), seen).await
+}
+
+/// A reading as long as asked for.
+fn reading(value: f64, bytes: usize) -> Vec<u8> {
+    let short = format!("{{\"note\":\"\",\"value\":{value}}}");
+    let note = "é".repeat(bytes.saturating_sub(short.len()) / 2);
+    format!("{{\"note\":\"{note}\",\"value\":{value}}}").into_bytes()
+}
+
+async fn conforms(language: Language) -> Result<()> {
+    if !language.is_here()? {
+        return Ok(());
+    }
+    let bed = Bed::start().await?;
+    for example in ["timestamp", "echo", "threshold"] {
+        fs::copy(language.example(example).await?, bed.folder().join(format!("x-{example}.wasm")))?;
+    }
+    let rust = plugin("threshold")?;
+    let config = bed.config(&plugins(language.limits));
+    let watcher = bed.watch("#").await?;
+
+    // Compiling takes the time it takes; from then on the host has it.
+    let mut host = Program::run(&config)?;
+    for name in ["silence", "threshold"] {
+        host.log_in_its_own_time(&[&format!("plugin{{name={name}}}"), "normal as nobody says"]).await?;
+    }
+    // What can't start says why, in the plugin's words.
+    host.log_in_its_own_time(&["plugin{name=unconfigured}", "config `filter` is missing"]).await?;
+    host.stop().await?;
+
+    let mut host = Program::run(&config)?;
+    watcher.ready("ready").await?;
+    let mut client = bed.client().await?;
+    let mut socket = Host::of(&config).await?;
+
+    // Timers, the clock, the configuration.
+    let is_time = |message: &&Message| message.topic == "time" && message.qos == 1;
+    let times = |messages: &[Message]| {
+        let times: Vec<_> = messages.iter().filter(is_time).map(|message| message.payload.clone()).collect();
+        (times.len() >= 2).then_some(times)
+    };
+    for time in watcher.wait_for("two times", times).await? {
+        let text = String::from_utf8(time)?;
+        let shape: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+        ensure!(shape == "0000-00-00T00:00:00", "{text}");
+    }
+
+    // Messages of every size, whatever is in them.
+    for (number, size) in [0, 1, 16, 4096, 65_536, 65_536, 65_536].into_iter().enumerate() {
+        let payload: Vec<u8> = (0..size).map(|i: usize| (i * 7 + number).to_le_bytes()[0]).collect();
+        let topic = format!("test/{number}");
+        client.publish(&topic, &payload).await?;
+        let echo = format!("{topic}/echo");
+        let echoed = |messages: &[Message]| messages.iter().find(|message| message.topic == echo).cloned();
+        let echoed = watcher.wait_for(&echo, echoed).await?;
+        ensure!(echoed.payload == payload && echoed.qos == 1, "{size} bytes came back as {}", echoed.payload.len());
+    }
+
+    // State, JSON of both sizes, and what is none.
+    for (value, size) in [(29.0, 0), (31.5, 0), (29.0, 65_536), (28.5, 0)] {
+        client.publish("sensor", &reading(value, size)).await?;
+    }
+    client.publish("sensor", b"{\"value\":\"warm\"}").await?;
+    host.log(&["plugin{name=threshold}", "not a reading"]).await?;
+    until(&watcher, "alarm", &["high 31.5"]).await?;
+    socket.until("threshold", |row| row.handled >= 4).await?;
+
+    // Nothing has come, and then something does. The one before the restart has said it, too.
+    until(&watcher, "silence", &["missing -"]).await?;
+    client.publish("quiet", &reading(20.0, 0)).await?;
+    let back = |messages: &[Message]| alarms(messages, "silence").contains(&"normal 20".to_owned()).then_some(());
+    watcher.wait_for("the end of the silence", back).await?;
+    let again = |messages: &[Message]| (alarms(messages, "silence").last()? == "missing 20").then_some(());
+    watcher.wait_for("the next silence", again).await?;
+
+    // A version in Rust takes over, and this language again from it: both find the alarm.
+    let mine = bed.folder().join("x-threshold.wasm");
+    let same = fs::read(&rust)? == fs::read(&mine)?;
+    for file in if same { vec![] } else { vec![&rust, &mine] } {
+        let before = host.logged(&["plugin{name=threshold}", "high as the version before says"]);
+        socket.swap("threshold", file).await?.map_err(anyhow::Error::msg)?;
+        host.log_times(before + 1, &["plugin{name=threshold}", "high as the version before says"]).await?;
+        client.publish("sensor", &reading(29.0, 0)).await?;
+        socket.until("threshold", |row| row.handled >= 1).await?;
+    }
+    client.publish("sensor", &reading(27.0, 0)).await?;
+    until(&watcher, "alarm", &["high 31.5", "normal 27"]).await?;
+    client.publish("sensor", &reading(32.0, 0)).await?;
+    until(&watcher, "alarm", &["high 31.5", "normal 27", "high 32"]).await?;
+    host.stop().await?;
+
+    // Its state outlives the host.
+    let mut host = Program::run(&config)?;
+    host.log_in_its_own_time(&["plugin{name=threshold}", "high as the store says"]).await?;
+    host.log_in_its_own_time(&["connect success"]).await?;
+    host.stop().await?;
+    let seen = watcher.wait_for("all alarms", |messages| Some(alarms(messages, "alarm"))).await?;
+    assert_eq!(seen, ["high 31.5", "normal 27", "high 32"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn plugins_in_rust_conform() -> Result<()> {
+    conforms(RUST).await
+}
+
+#[tokio::test]
+async fn plugins_in_c_conform() -> Result<()> {
+    conforms(C).await
+}
+
+#[tokio::test]
+async fn plugins_in_javascript_conform() -> Result<()> {
+    conforms(JAVASCRIPT).await
+}
+
+#[tokio::test]
+async fn plugins_in_typescript_conform() -> Result<()> {
+    conforms(TYPESCRIPT).await
+}
+
+#[tokio::test]
+async fn plugins_in_python_conform() -> Result<()> {
+    conforms(PYTHON).await
+}
+
+/// A plugin of `alphorn new`, with what is changed in it: its source, and how that counts.
+#[cfg(feature = "embedded-broker")]
+struct New {
+    language: Language,
+    source: &'static str,
+    /// A part of the source, and what a user makes of it.
+    count: (&'static str, &'static str),
+    /// A mistake that shows only when a message comes, and the place the log has to name.
+    mistake: Option<(&'static str, &'static str, &'static str)>,
+}
+
+/// From nothing to messages, to a save that takes over, to a mistake that is shown.
+#[cfg(feature = "embedded-broker")]
+async fn begins(new: New) -> Result<()> {
+    let New { language, source, count, mistake } = new;
+    if !language.is_here()? {
+        return Ok(());
+    }
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("new").join(format!("my-{}", language.name));
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    let path = folder.to_string_lossy().into_owned();
+    program(&["new", &path, "--lang", language.name])?.fails(0, &[]).await?;
+    program(&["new", &path, "--lang", language.name])?.fails(64, &["is there already"]).await?;
+    if language.name == RUST.name {
+        // The versions that are here already.
+        fs::copy(root()?.join("Cargo.lock"), folder.join("Cargo.lock"))?;
+    }
+    build(&folder).await?;
+    let mut dev = program(&["dev", &path])?;
+    dev.log_in_its_own_time(&["connect success", "client id DEVICE,"]).await?;
+    let topic = format!("my-{}", language.name);
+    dev.prints(&[&format!("{topic}/count 2")]).await?;
+
+    let line = dev.log(&["alphorn pub --config "]).await?;
+    let client = line.split("--config ").nth(1).and_then(|rest| rest.split(' ').next()).context("no --config")?;
+    let publish = async |name: &str| -> Result<()> {
+        let mut publish = program(&["pub", "--config", client, &format!("{topic}/in"), name])?;
+        publish.ends_in_its_own_time().await?;
+        publish.fails(0, &[]).await
+    };
+    publish("Wörld").await?;
+    dev.prints(&[&format!("{topic}/out Hello, Wörld!")]).await?;
+
+    let file = folder.join(source);
+    let original = fs::read_to_string(&file)?;
+    let changed = original.replace(count.0, count.1);
+    ensure!(changed != original, "{source} is not what this test knows");
+    fs::write(&file, &changed)?;
+    dev.log_in_its_own_time(&["a new version took over"]).await?;
+    dev.prints(&[&format!("{topic}/count changed")]).await?;
+
+    if let Some((part, wrong, place)) = mistake {
+        fs::write(&file, changed.replace(part, wrong))?;
+        dev.log_times_in_its_own_time(2, &["a new version took over"]).await?;
+        publish("World").await?;
+        dev.log(&["ERROR", "plugin{name=my-", place]).await?;
+    }
+    dev.signal(crate::harness::Signal::Int)?;
+    dev.fails(0, &[]).await
+}
+
+#[cfg(feature = "embedded-broker")]
+#[tokio::test]
+async fn a_new_plugin_in_rust_begins() -> Result<()> {
+    let count = ("self.seconds.to_string()", "\"changed\"");
+    begins(New { language: RUST, source: "src/lib.rs", count, mistake: None }).await
+}
+
+#[cfg(feature = "embedded-broker")]
+#[tokio::test]
+async fn a_new_plugin_in_c_begins() -> Result<()> {
+    let count = ("text, length, 1);\n}\n\nalphorn_outcome", "\"changed\", 7, 1);\n}\n\nalphorn_outcome");
+    begins(New { language: C, source: "plugin.c", count, mistake: None }).await
+}
+
+#[cfg(feature = "embedded-broker")]
+#[tokio::test]
+async fn a_new_plugin_in_javascript_begins_and_a_mistake_names_its_line() -> Result<()> {
+    let count = ("String(seconds)", "\"changed\"");
+    let mistake = Some(("message.text()", "message.payload.no.thing", "at onMessage (src/plugin.js:20)"));
+    begins(New { language: JAVASCRIPT, source: "src/plugin.js", count, mistake }).await
+}
+
+#[cfg(feature = "embedded-broker")]
+#[tokio::test]
+async fn a_new_plugin_in_typescript_begins_and_a_mistake_names_its_line() -> Result<()> {
+    let count = ("String(seconds)", "\"changed\"");
+    let mistake = Some(("message.text()", "(message as any).no.thing", "at onMessage (src/plugin.ts:20)"));
+    begins(New { language: TYPESCRIPT, source: "src/plugin.ts", count, mistake }).await
+}
+
+#[cfg(feature = "embedded-broker")]
+#[tokio::test]
+async fn a_new_plugin_in_python_begins_and_a_mistake_names_its_line() -> Result<()> {
+    let count = ("str(self.seconds)", "\"changed\"");
+    let mistake = Some(("message.text()", "message.no.thing", "plugin.py\", line 18, in on_message"));
+    begins(New { language: PYTHON, source: "plugin.py", count, mistake }).await
+}
+
+/// Any other language: a command of its own, which here hands a core module over.
+#[tokio::test]
+async fn a_command_of_the_folder_builds_what_no_room_knows() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    fs::copy(plugin("echo")?, folder.path().join("made.wasm"))?;
+    let text = "[build]\ncommand = \"ls $ALPHORN_WIT/world.wit && cp made.wasm out.wasm\"\ncomponent = \"out.wasm\"\n";
+    fs::write(folder.path().join("alphorn.toml"), text)?;
+    let mut built = program(&["build", &folder.path().to_string_lossy()])?;
+    built.ends_in_its_own_time().await?;
+    built.prints(&["build/out.wasm"]).await?;
+    built.fails(0, &["world.wit"]).await?;
+    // What the host reads of that file is all the rest.
+    let text = format!("{text}[link]\nurl = \"mqtt://localhost:1\"\nclient_id = \"x\"\nprotocol = \"4\"\n");
+    fs::write(folder.path().join("alphorn.toml"), text)?;
+    let config = folder.path().join("alphorn.toml");
+    program(&["run", "--config", &config.to_string_lossy()])?.fails(78, &["unknown variant `4`"]).await?;
+    fs::write(folder.path().join("alphorn.toml"), "[build]\ncommand = \"false\"\ncomponent = \"x.wasm\"\n")?;
+    program(&["build", &folder.path().to_string_lossy()])?.fails(65, &["`false` failed"]).await
+}
+
+/// Each missing toolchain is named in one line that says how to get it.
+#[tokio::test]
+async fn a_missing_toolchain_is_named_with_its_remedy() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    // Nothing but what a system has.
+    let bin = folder.path().join("bin");
+    fs::create_dir(&bin)?;
+    let path = bin.to_string_lossy().into_owned();
+    for (language, remedy) in [
+        ("c", "pip install ziglang==0.17.1"),
+        ("javascript", "install Node.js 20 or newer"),
+        ("python", "pip install componentize-py==0.25.1"),
+    ] {
+        let plugin = folder.path().join(language).to_string_lossy().into_owned();
+        program(&["new", &plugin, "--lang", language])?.fails(0, &[]).await?;
+        let mut build = Program::start_with(&["build", &plugin], &[("PATH", &path), ("WASI_SDK_PATH", "")])?;
+        build.ends_in_its_own_time().await?;
+        build.fails(65, &[remedy]).await?;
+    }
+    Ok(())
+}
+
+/// What a language costs, as a row of the table in docs/languages.md.
+struct Costs {
+    language: &'static str,
+    bytes: u64,
+    gzip: usize,
+    build: Duration,
+    compile: Duration,
+    start: Duration,
+    memory: usize,
+    small: Duration,
+    large: Duration,
+}
+
+async fn measure(language: Language) -> Result<Costs> {
+    let bed = Bed::start().await?;
+    let (mut build, mut compile) = (Duration::ZERO, Duration::ZERO);
+    for example in ["echo", "threshold"] {
+        let folder = root()?.join(language.examples).join(example);
+        // The second build has nothing to install or to warm up.
+        for _ in 0..2 {
+            let started = Instant::now();
+            let mut program = program(&["build", "--json", &folder.to_string_lossy()])?;
+            program.ends_in_its_own_time().await?;
+            let line = program.log(&["compiled ", " ms"]).await?;
+            compile = Duration::from_millis(line.rsplit(' ').nth(1).context("no time")?.parse()?);
+            build = started.elapsed().saturating_sub(compile);
+            let about: Value = serde_json::from_str(&program.stdout().concat())?;
+            let component = about.get("path").and_then(Value::as_str).context("no path")?;
+            fs::copy(component, bed.folder().join(format!("x-{example}.wasm")))?;
+        }
+    }
+    let component = bed.folder().join("x-echo.wasm");
+    let gzip = std::process::Command::new("gzip").args(["-9", "-c"]).arg(&component).output()?.stdout.len();
+    let config = format!(
+        r#"
+        [plugins.ready]
+        component = "recorder.wasm"
+        publish = ["ready"]
+        config = {{ to = "ready" }}
+        [plugins.echo]
+        component = "x-echo.wasm"
+        publish = ["test/+/echo"]
+        subscribe = ["test/+"]
+        config = {{ filter = "test/+" }}
+        limits = {{ publish_rate = "unlimited", {limits} }}
+        [plugins.threshold]
+        component = "x-threshold.wasm"
+        config = {{ topic = "sensor", alarm = "alarm", limit = "30" }}
+        subscribe = ["sensor"]
+        limits = {{ {limits} }}
+        "#,
+        limits = language.limits
+    );
+    let watcher = bed.watch("#").await?;
+    let config = bed.config(&config);
+    let mut host = Program::run(&config)?;
+    host.log_in_its_own_time(&["connect success"]).await?;
+    host.stop().await?;
+    let mut host = Program::run(&config)?;
+    watcher.ready("ready").await?;
+    // From the file that was compiled before to the plugin's own first line.
+    let at = async |parts: &[&str]| -> Result<f64> {
+        let line = host.log(parts).await?;
+        let (minutes, seconds) = line.get(14..27).and_then(|time| time.split_once(':')).context("no time")?;
+        Ok(minutes.parse::<f64>()? * 60.0 + seconds.trim_end_matches('Z').parse::<f64>()?)
+    };
+    let start = at(&["plugin{name=threshold}", " says"]).await? - at(&["plugin{name=threshold}", "loaded"]).await?;
+    let mut socket = Host::of(&config).await?;
+    let mut client = bed.client().await?;
+    let mut times = Vec::new();
+    for (size, count) in [(16, 2_000), (65_536, 200)] {
+        let payload = vec![b'x'; size];
+        let before = socket.plugin("echo").await?;
+        for _ in 0..count {
+            client.publish("test/a", &payload).await?;
+        }
+        let after = socket.until("echo", |row| row.handled >= before.handled + count).await?;
+        times.push(Duration::from_micros((after.busy_us - before.busy_us) / count));
+    }
+    let memory = socket.plugin("echo").await?.memory;
+    host.stop().await?;
+    let [small, large] = times[..] else { anyhow::bail!("two sizes") };
+    Ok(Costs {
+        language: language.name,
+        bytes: fs::metadata(&component)?.len(),
+        gzip,
+        build,
+        compile,
+        start: Duration::from_secs_f64(start.max(0.0)),
+        memory,
+        small,
+        large,
+    })
+}
+
+/// `cargo test --release --test integration -- --ignored the_table_of_languages` writes it.
+#[tokio::test]
+#[ignore = "a measurement, for a machine that has nothing else to do"]
+async fn the_table_of_languages_is_written() -> Result<()> {
+    const BEGIN: &str = "<!-- measured: begin -->\n";
+    const END: &str = "<!-- measured: end -->\n";
+    let mut table = "| language | component | gzip -9 | build | compile on the host | start | memory | a message of 16 B | of 64 KiB |\n\
+                     |---|---|---|---|---|---|---|---|---|\n"
+        .to_owned();
+    for language in [RUST, C, JAVASCRIPT, TYPESCRIPT, PYTHON] {
+        ensure!(language.is_here()?, "{} has to be installed", language.install);
+        let costs = measure(language).await?;
+        table += &format!(
+            "| {} | {} KB | {} KB | {:.1} s | {} ms | {:.1} ms | {:.1} MB | {} µs | {} µs |\n",
+            costs.language,
+            costs.bytes / 1_000,
+            costs.gzip / 1_000,
+            costs.build.as_secs_f64(),
+            costs.compile.as_millis(),
+            costs.start.as_secs_f64() * 1_000.0,
+            costs.memory as f64 / 1e6,
+            costs.small.as_micros(),
+            costs.large.as_micros(),
+        );
+    }
+    let file = root()?.join("docs/languages.md");
+    let text = fs::read_to_string(&file)?;
+    let (before, rest) = text.split_once(BEGIN).context("no begin")?;
+    let (_, after) = rest.split_once(END).context("no end")?;
+    fs::write(&file, format!("{before}{BEGIN}{table}{END}{after}"))?;
+    Ok(())
+}
