@@ -199,7 +199,7 @@ pub(crate) struct BuildArgs {
 }
 
 /// Compiling ahead of time.
-#[cfg(feature = "compiler")]
+#[cfg(feature = "tooling")]
 #[derive(Debug, Args)]
 pub(crate) struct AheadArgs {
     /// Compile it to native code, too, for hosts without a compiler or without the time.
