@@ -4,7 +4,8 @@
 //!     BENCH_DEVICE=1 cargo bench -p alphorn-benches --bench memory
 //!
 //! The second measures the build for devices as well (`--profile device --no-default-features`),
-//! which takes minutes to compile. The plugin is `plugins/echo`; its component is compiled before,
+//! which takes minutes to compile, or is that file if it names one. It has no compiler and is given
+//! the component compiled and signed. The plugin is `plugins/echo`; its component is compiled before,
 //! all its instances are subscribed, and nothing has happened for two seconds.
 //!
 //! The aims: the build for devices below 14 MB with one plugin and below 60 kB for each further
@@ -25,7 +26,7 @@ use alphorn::builder;
 use anyhow::{Result, ensure};
 use rig::{
     processor::{self, Resident},
-    program::{Bed, Build, Program},
+    program::{Bed, Build, Compiled, Program},
 };
 use support::report::Report;
 
@@ -41,15 +42,17 @@ fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let component = runtime.block_on(builder::build(&root))?.component;
     let mut report = Report::new("memory");
-    measure(Build::Full, "full", &component, &mut report)?;
-    if std::env::var_os("BENCH_DEVICE").is_some() {
-        measure(Build::Device, "device", &component, &mut report)?;
+    for build in Build::wanted() {
+        measure(build, &component, &mut report)?;
     }
     report.write()
 }
 
-fn measure(build: Build, name: &str, component: &Path, report: &mut Report) -> Result<()> {
-    let program = build.program()?;
+fn measure(build: Build, component: &Path, report: &mut Report) -> Result<()> {
+    let (program, name) = (build.program()?, build.name());
+    let compiled = (build == Build::Device).then(|| Compiled::make(component)).transpose()?;
+    let component = compiled.as_ref().map_or(component, |compiled| &compiled.path);
+    let key = compiled.as_ref().map(|compiled| compiled.key.as_str());
     report.figure("program, stripped", "MB", &[("build", &name)], vec![stripped(&program)? as f64 / 1e6]);
     let data_dir = tempfile::tempdir()?;
     let mut before: Option<(usize, f64)> = None;
@@ -57,7 +60,7 @@ fn measure(build: Build, name: &str, component: &Path, report: &mut Report) -> R
         let mut all = Vec::new();
         let mut anonymous = Vec::new();
         for _ in 0..RUNS {
-            let resident = idle(&program, component, data_dir.path(), count)?;
+            let resident = idle(&program, component, key, data_dir.path(), count)?;
             all.push(resident.all / 1000.0 * 1.024);
             anonymous.push(resident.anonymous / 1000.0 * 1.024);
         }
@@ -74,7 +77,7 @@ fn measure(build: Build, name: &str, component: &Path, report: &mut Report) -> R
 }
 
 /// A host with so many idle plugins.
-fn idle(program: &Path, component: &Path, data_dir: &Path, count: usize) -> Result<Resident> {
+fn idle(program: &Path, component: &Path, key: Option<&str>, data_dir: &Path, count: usize) -> Result<Resident> {
     let plugin = |number: usize| {
         format!(
             "[plugins.idle{number}]\ncomponent = {component:?}\nsubscribe = [\"idle/{number}\"]\n\
@@ -85,7 +88,7 @@ fn idle(program: &Path, component: &Path, data_dir: &Path, count: usize) -> Resu
     // The first run compiles, and its memory may show that.
     for _ in 0..2 {
         let bed = Bed::make()?;
-        let config = bed.configure(data_dir, &plugins)?;
+        let config = bed.configure(data_dir, key, &plugins)?;
         let is_compiled = fs::read_dir(data_dir.join("compiled")).is_ok_and(|mut files| files.next().is_some());
         let mut running = Program::run(program, &config)?;
         running.until("the subscriptions", || (bed.peer.subscriptions() >= count).then_some(()))?;

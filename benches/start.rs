@@ -1,11 +1,13 @@
 //! How long a start takes, and how long a plugin stands still while another version takes over.
 //!
 //!     cargo bench -p alphorn-benches --bench start
+//!     BENCH_DEVICE=1 cargo bench -p alphorn-benches --bench start
 //!
 //! Start: the time from the start of the process `alphorn run` until its peer, behind a front with
 //! mutual TLS and ALPN, acknowledges the first message a plugin published, at QoS 1, with the
 //! outbox on disk. The first start compiles the component, the second finds it compiled; the aim
-//! for that is 30 ms.
+//! for that is 30 ms. The build for devices (see `memory`) is given it compiled and signed: the first
+//! start puts it in place.
 //!
 //! Swap: two versions of a plugin take turns. The pause is what the host logs: from before the
 //! old version's `stop` until after the new one's `start`, with nothing handed over. The aim is
@@ -27,7 +29,7 @@ use anyhow::{Context, Result, ensure};
 use rig::{
     MeterPlugin,
     peer::Peer,
-    program::{Bed, Build, Program},
+    program::{Bed, Build, Compiled, Program},
 };
 use support::report::Report;
 use tracing::{
@@ -47,13 +49,18 @@ fn main() -> Result<()> {
     let program = Build::Full.program()?;
     let component = rig::meter()?;
     let mut report = Report::new("start");
-    start(&program, &component, &mut report)?;
+    for build in Build::wanted() {
+        start(build, &component, &mut report)?;
+    }
     swap(&program, &component, &mut report)?;
     report.write()
 }
 
-fn start(program: &Path, component: &Path, report: &mut Report) -> Result<()> {
-    let bed = Bed::make()?;
+fn start(build: Build, component: &Path, report: &mut Report) -> Result<()> {
+    let (program, bed) = (build.program()?, Bed::make()?);
+    let compiled = (build == Build::Device).then(|| Compiled::make(component)).transpose()?;
+    let component = compiled.as_ref().map_or(component, |compiled| &compiled.path);
+    let key = compiled.as_ref().map(|compiled| compiled.key.as_str());
     let plugin = format!(
         "[plugins.meter]\ncomponent = {component:?}\npublish = [\"hello\"]\nconfig = {{ hello = \"hello\" }}\n"
     );
@@ -61,20 +68,28 @@ fn start(program: &Path, component: &Path, report: &mut Report) -> Result<()> {
     let mut second = Vec::new();
     for _ in 0..FIRST {
         let data_dir = tempfile::tempdir()?;
-        first.push(to_first_acknowledgement(program, &bed, data_dir.path(), &plugin)?);
+        first.push(to_first_acknowledgement(&program, &bed, data_dir.path(), key, &plugin)?);
     }
     let data_dir = tempfile::tempdir()?;
-    to_first_acknowledgement(program, &bed, data_dir.path(), &plugin)?;
+    to_first_acknowledgement(&program, &bed, data_dir.path(), key, &plugin)?;
     for _ in 0..SECOND {
-        second.push(to_first_acknowledgement(program, &bed, data_dir.path(), &plugin)?);
+        second.push(to_first_acknowledgement(&program, &bed, data_dir.path(), key, &plugin)?);
     }
-    report.figure("start to first PUBACK", "ms", &[("kind", &"first start, compiles")], first);
-    report.figure("start to first PUBACK", "ms", &[("kind", &"second start")], second);
+    let name = build.name();
+    for (kind, figures) in [("first start", first), ("second start", second)] {
+        report.figure("start to first PUBACK", "ms", &[("build", &name), ("kind", &kind)], figures);
+    }
     Ok(())
 }
 
-fn to_first_acknowledgement(program: &Path, bed: &Bed, data_dir: &Path, plugin: &str) -> Result<f64> {
-    let config = bed.configure(data_dir, plugin)?;
+fn to_first_acknowledgement(
+    program: &Path,
+    bed: &Bed,
+    data_dir: &Path,
+    key: Option<&str>,
+    plugin: &str,
+) -> Result<f64> {
+    let config = bed.configure(data_dir, key, plugin)?;
     // One of a run before does not count.
     bed.peer.first_acknowledged();
     let mut running = Program::run(program, &config)?;

@@ -1,4 +1,4 @@
-//! Tells the program when it was built and with which versions of the parts that `alphorn
+//! Tells the program when and for what it was built, and with which versions of the parts that `alphorn
 //! doctor` names.
 
 use std::{
@@ -15,6 +15,7 @@ fn main() {
         say(&format!("rustc-env={}_VERSION={}", name.to_uppercase(), version(&text, name)));
     }
     say(&format!("rustc-env=BUILT_AT={}", built()));
+    say(&format!("rustc-env=BUILT_FOR={}", env::var("TARGET").unwrap_or_default()));
     say(&format!("rerun-if-changed={}", lock.display()));
     say("rerun-if-changed=build.rs");
     // The date of a reproducible build.

@@ -8,6 +8,7 @@ mod harness;
 
 mod acknowledgements;
 mod alpn;
+mod aot;
 mod architecture;
 mod authorizer;
 mod broker_away;

@@ -10,6 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use alphorn::{
+    plugin::{ahead, compile::TARGET},
+    signature::{self, KeyPair, Signer},
+};
 use alphorn_dev_broker::{ALPN, Authority, Front, FrontConfig};
 use anyhow::{Context, Result, ensure};
 use tokio::runtime::Runtime;
@@ -24,17 +28,36 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) enum Build {
     /// `cargo build --release`.
     Full,
-    /// `cargo build --profile device -p alphorn --no-default-features`, which takes minutes.
+    /// `cargo build --profile device -p alphorn --no-default-features`, which takes minutes. It has
+    /// no compiler, so it is given [`Compiled`] components.
     Device,
 }
 
+/// Says that the build for devices is measured as well, and perhaps where it is.
+const DEVICE: &str = "BENCH_DEVICE";
+
 impl Build {
+    /// Those to measure.
+    pub(crate) fn wanted() -> Vec<Self> {
+        let device = std::env::var_os(DEVICE).map(|_| Self::Device);
+        [Self::Full].into_iter().chain(device).collect()
+    }
+
+    /// As a figure calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Device => "device",
+        }
+    }
+
     /// Has cargo build it; the program's file. A measurement has no `CARGO_BIN_EXE_alphorn`, since
     /// the program is another package's. `BENCH_PROGRAM` names one that is there already
     /// and is taken as the full build.
     pub(crate) fn program(self) -> Result<PathBuf> {
-        if let (Self::Full, Some(program)) = (self, std::env::var_os("BENCH_PROGRAM")) {
-            return Ok(program.into());
+        let variable = if self == Self::Full { "BENCH_PROGRAM" } else { DEVICE };
+        if let Some(program) = std::env::var_os(variable).map(PathBuf::from).filter(|program| program.is_file()) {
+            return Ok(program);
         }
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?;
         let (arguments, folder): (&[&str], _) = match self {
@@ -45,6 +68,27 @@ impl Build {
         ensure!(status.success(), "the program does not build");
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
         Ok(target.join(folder).join("alphorn"))
+    }
+}
+
+/// A component that was compiled ahead of time and signed, as a device without a compiler needs it.
+pub(crate) struct Compiled {
+    pub(crate) path: PathBuf,
+    /// The key that has signed it, for `trusted_keys`.
+    pub(crate) key: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Compiled {
+    pub(crate) fn make(component: &Path) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("plugin.cwasm");
+        let code = ahead::compile(&fs::read(component)?, TARGET)?;
+        let pair = KeyPair::make(None)?;
+        fs::write(signature::beside(&path), Signer::read(&pair.secret, None)?.sign(&code, "")?)?;
+        fs::write(&path, code)?;
+        let key = pair.public.lines().last().context("an empty key")?.to_owned();
+        Ok(Self { path, key, _folder: folder })
     }
 }
 
@@ -77,13 +121,14 @@ impl Bed {
         Ok(Self { peer, front, folder, _runtime: runtime })
     }
 
-    /// Writes a configuration for a program that keeps what it keeps in `data_dir`.
-    pub(crate) fn configure(&self, data_dir: &Path, plugins: &str) -> Result<PathBuf> {
+    /// Writes a configuration for a program that keeps what it keeps in `data_dir` and trusts this key.
+    pub(crate) fn configure(&self, data_dir: &Path, key: Option<&str>, plugins: &str) -> Result<PathBuf> {
         let path = self.folder.path().join("alphorn.toml");
         let socket = self.folder.path().join("socket");
         let port = self.front.addr().port();
+        let keys: Vec<_> = key.into_iter().collect();
         let text = format!(
-            "[host]\ndata_dir = {data_dir:?}\nsocket = {socket:?}\n\
+            "[host]\ndata_dir = {data_dir:?}\nsocket = {socket:?}\ntrusted_keys = {keys:?}\n\
              [link]\nurl = \"mqtts://localhost:{port}\"\nclient_id = \"rig\"\nprotocol = \"3.1.1\"\n\
              session_expiry = \"0s\"\nca = \"ca.pem\"\ncert = \"device.pem\"\nkey = \"device.key\"\n\
              alpn = [\"x-amzn-mqtt-ca\"]\n{plugins}"

@@ -21,6 +21,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Build plugins, run them against a broker made on the spot, and swap them in on save.
+    #[cfg(feature = "compiler")]
     Dev(DevArgs),
     /// Run the plugins of a configuration: the device's daemon.
     Run(RunArgs),
@@ -31,10 +32,15 @@ pub(crate) enum Command {
     /// Publish one message.
     Pub(PubArgs),
     /// Build a plugin's folder to a component.
+    #[cfg(feature = "compiler")]
     Build(BuildArgs),
+    /// Make a pair of keys, to sign with and to trust.
+    #[cfg(feature = "compiler")]
+    Keygen(KeygenArgs),
     /// Say whether a component can run here.
     Check(CheckArgs),
     /// Compile one component, for the host.
+    #[cfg(feature = "compiler")]
     #[command(hide = true)]
     CompileComponent(CompileComponentArgs),
     /// List the plugins of the running host.
@@ -59,6 +65,7 @@ pub(crate) enum Command {
     Quarantine(QuarantineArgs),
 }
 
+#[cfg(feature = "compiler")]
 #[derive(Debug, Args)]
 pub(crate) struct DevArgs {
     /// Folders of plugins. What `alphorn.toml` in such a folder says of the plugin holds.
@@ -151,23 +158,67 @@ pub(crate) struct PubArgs {
     pub(crate) retain: bool,
 }
 
+#[cfg(feature = "compiler")]
 #[derive(Debug, Args)]
 pub(crate) struct BuildArgs {
-    /// The plugin's folder.
+    /// The plugin's folder; with --aot a finished component will do.
     #[arg(value_name = "DIR", default_value = ".")]
     pub(crate) folder: PathBuf,
     /// One JSON object.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) ahead: AheadArgs,
+}
+
+/// Compiling ahead of time.
+#[cfg(feature = "compiler")]
+#[derive(Debug, Args)]
+pub(crate) struct AheadArgs {
+    /// Compile it to native code, too, for hosts without a compiler or without the time.
+    #[arg(long)]
+    pub(crate) aot: bool,
+    /// What it is to run on, as rustc names it [default: machines like this one].
+    #[arg(long, value_name = "TRIPLE", requires = "aot")]
+    pub(crate) target: Option<String>,
+    /// Sign it with this secret key; no host runs it without.
+    #[arg(long, value_name = "FILE", requires = "aot")]
+    pub(crate) key: Option<PathBuf>,
+    /// A file that holds the key's password [default: asks].
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// Where it goes; the signature lies beside it [default: beside the component, as .cwasm].
+    #[arg(short, long, value_name = "FILE", requires = "aot")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[cfg(feature = "compiler")]
+#[derive(Debug, Args)]
+pub(crate) struct KeygenArgs {
+    /// Where the keys go: NAME.key and NAME.pub.
+    #[arg(default_value = "alphorn")]
+    pub(crate) name: PathBuf,
+    /// No password protects the secret key, for scripts.
+    #[arg(long)]
+    pub(crate) no_password: bool,
+    /// A file that holds the password to protect it with [default: asks].
+    #[arg(long, value_name = "FILE", conflicts_with = "no_password")]
+    pub(crate) password_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
-    /// The component.
+    /// The component; or a compiled one, which has to be signed.
     pub(crate) file: PathBuf,
     /// One JSON object.
     #[arg(long)]
     pub(crate) json: bool,
+    /// For a compiled one: the configuration whose `[host] trusted_keys` are believed [default: alphorn.toml, if there is one].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// For a compiled one: a minisign public key, or its file, to believe as well.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) trust: Vec<String>,
 }
 
 /// Which running host.
@@ -292,6 +343,7 @@ pub(crate) struct QuarantineArgs {
     pub(crate) json: bool,
 }
 
+#[cfg(feature = "compiler")]
 #[derive(Debug, Args)]
 pub(crate) struct CompileComponentArgs {
     pub(crate) input: PathBuf,

@@ -23,6 +23,7 @@ use crate::{
     link::{BackoffSettings, LinkSettings, Profile, Secret, TlsSettings, Version, WhenFull},
     plugin::{Dir, Wasi, compile::CompileLimits},
     rate::Rate,
+    signature::TrustedKeys,
 };
 
 /// A whole configuration, checked.
@@ -32,6 +33,8 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// Where the running host can be asked.
     pub socket: SocketConfig,
+    /// Who may bring native code.
+    pub trusted_keys: TrustedKeys,
     /// The connection and its outbox.
     pub link: LinkSettings,
     /// What becomes of a message that finds no room in the outbox.
@@ -188,6 +191,7 @@ impl Config {
         let disk = disk(&file, folder)?;
         let link = link(&file, folder, environment, &mut warnings)?;
         let socket = socket(file.host.socket.as_deref(), folder)?;
+        let trusted_keys = trusted_keys(&file.host.trusted_keys, folder)?;
         let mut plugins = BTreeMap::new();
         for (name, plugin) in file.plugins {
             check_name(&name)?;
@@ -210,7 +214,7 @@ impl Config {
             file::WhenFull::Block => WhenFull::Block,
         };
         let shutdown_grace = file.host.shutdown_grace.get();
-        Ok(Self { shutdown_grace, socket, link, when_full, disk, plugins, warnings })
+        Ok(Self { shutdown_grace, socket, trusted_keys, link, when_full, disk, plugins, warnings })
     }
 }
 
@@ -231,6 +235,25 @@ fn socket(configured: Option<&Path>, folder: &Path) -> Result<SocketConfig, Stri
         ));
     }
     Ok(SocketConfig { path, is_explicit: configured.is_some() })
+}
+
+/// Keys as they are, or files that hold one.
+fn trusted_keys(configured: &[String], folder: &Path) -> Result<TrustedKeys, String> {
+    let mut keys = TrustedKeys::default();
+    for text in configured {
+        if keys.add(text).is_ok() {
+            continue;
+        }
+        let path = folder.join(text);
+        let text = std::fs::read_to_string(&path).map_err(|cause| {
+            format!(
+                "host.trusted_keys: `{text}` is no minisign public key (RW…), and no file with one: {}: {cause}",
+                path.display()
+            )
+        })?;
+        keys.add(&text).map_err(|error| format!("host.trusted_keys: {}: {error}", path.display()))?;
+    }
+    Ok(keys)
 }
 
 /// The default of `[host] data_dir`.
@@ -556,6 +579,7 @@ mod tests {
             ("[plugins.a]\ncomponent = \"x\"\nwasi = { network = [\"a:80\"] }", vec!["wasi.network", "10.0.0.5:502"]),
             ("[plugins.a.limits]\nmemori = \"1MiB\"", vec!["did you mean `memory`?"]),
             ("[outbox]\nwhen_full = \"drop-all\"", vec!["drop-all", "drop-newest"]),
+            ("[host]\ntrusted_keys = [\"my.pub\"]", vec!["host.trusted_keys", "my.pub", "RW", "/etc/alphorn/my.pub"]),
         ] {
             let error = parse(rest).unwrap_err();
             for part in expected {

@@ -17,6 +17,7 @@ use crate::{
     journal::JournalSettings,
     link::{self, Disk, Link},
     plugin::{PluginHandle, Surroundings, Versions, compile::Compiler, engine::Engine},
+    signature::TrustedKeys,
     store::{Store, StoreError, StoreSettings},
 };
 
@@ -44,6 +45,7 @@ struct Plugin {
 struct Fixed {
     link: String,
     disk: Option<DiskConfig>,
+    trusted_keys: TrustedKeys,
 }
 
 impl Host {
@@ -63,7 +65,8 @@ impl Host {
         link.forget_others(&config.plugins.keys().map(String::as_str).collect::<Vec<_>>());
         let surroundings = Surroundings {
             engine: Engine::new(compiler, data_dir.as_deref(), config.when_full)
-                .context("the WebAssembly engine does not start")?,
+                .context("the WebAssembly engine does not start")?
+                .trusting(config.trusted_keys),
             link: link.clone(),
             versions: Versions::within(data_dir.as_deref()),
             client_id,
@@ -219,7 +222,11 @@ impl Plugin {
 
 impl Fixed {
     fn of(config: &Config) -> Self {
-        Self { link: format!("{:?} {:?}", config.link, config.when_full), disk: config.disk.clone() }
+        Self {
+            link: format!("{:?} {:?}", config.link, config.when_full),
+            disk: config.disk.clone(),
+            trusted_keys: config.trusted_keys.clone(),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! The program is a thin layer over this library; `ARCHITECTURE.md` shows how the parts
 //! fit together.
 
+#[cfg(feature = "compiler")]
 pub mod builder;
 pub mod clock;
 pub mod config;
@@ -18,5 +19,6 @@ pub mod plugin;
 pub mod rate;
 pub mod recent;
 pub mod router;
+pub mod signature;
 pub mod store;
 pub mod topic;

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         }
     };
     // As small a process as can be: it runs under limits.
+    #[cfg(feature = "compiler")]
     if let Command::CompileComponent(args) = &cli.command {
         return commands::compile_component::compile(args);
     }
@@ -36,12 +37,16 @@ fn main() -> ExitCode {
     };
     let result = runtime.block_on(async {
         match cli.command {
+            #[cfg(feature = "compiler")]
             Command::Dev(args) => commands::dev::dev(args).await,
             Command::Run(args) => commands::run::run(args, recent).await,
             Command::Doctor(args) => commands::doctor::doctor(args).await,
             Command::Sub(args) => commands::sub::sub(args).await,
             Command::Pub(args) => commands::publish::publish(args).await,
+            #[cfg(feature = "compiler")]
             Command::Build(args) => commands::build::build(args).await,
+            #[cfg(feature = "compiler")]
+            Command::Keygen(args) => commands::keygen::keygen(&args),
             Command::Ps(args) => commands::ps::ps(args).await,
             Command::Top(args) => commands::ps::top(args).await,
             Command::Logs(args) => commands::logs::logs(args).await,
@@ -53,6 +58,7 @@ fn main() -> ExitCode {
             Command::DeadLetters(args) => commands::dead_letters::dead_letters(args).await,
             Command::Quarantine(args) => commands::quarantine::quarantine(args).await,
             Command::Check(args) => commands::check::check(&args).await,
+            #[cfg(feature = "compiler")]
             Command::CompileComponent(_) => Ok(()),
         }
     });

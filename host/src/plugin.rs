@@ -19,6 +19,8 @@
 //!         Running ◄── start(rollback) of the old version ◄────┘
 //! ```
 
+#[cfg(feature = "compiler")]
+pub mod ahead;
 pub mod compile;
 pub mod component;
 pub mod engine;
@@ -26,6 +28,7 @@ mod handle;
 mod imports;
 mod instance;
 mod lifecycle;
+pub mod native;
 mod output;
 mod payload;
 mod probation;

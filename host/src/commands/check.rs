@@ -1,12 +1,17 @@
 //! `alphorn check`: whether a component can run here.
 
+use std::path::{Path, PathBuf};
+
 use alphorn::{
+    config::{Config, Overrides},
     link::WhenFull,
     plugin::{
         compile::CompileLimits,
-        component::{self, About},
+        component::{self, About, ComponentError},
         engine::Engine,
+        native::{self, Native},
     },
+    signature::TrustedKeys,
 };
 use anyhow::Context;
 use serde_json::json;
@@ -18,35 +23,97 @@ use crate::{
 };
 
 pub(crate) async fn check(args: &CheckArgs) -> Result<(), Failure> {
-    let engine =
-        Engine::new(super::compiler(), None, WhenFull::DropNewest).context("the WebAssembly engine does not start")?;
-    let loaded = component::load(&engine, &args.file, CompileLimits::default())
-        .await
-        .map_err(|error| Failure::new(exit::DATA, error))?;
-    report(&loaded.about, args.json)
+    let native = native::inspect(&args.file).ok().flatten();
+    let keys = if native.is_some() { trusted(args)? } else { TrustedKeys::default() };
+    let engine = Engine::new(super::compiler(), None, WhenFull::DropNewest)
+        .context("the WebAssembly engine does not start")?
+        .trusting(keys);
+    match component::load(&engine, &args.file, CompileLimits::default()).await {
+        Ok(loaded) => report(&loaded.about, args.json),
+        Err(error) => {
+            // What it says of itself helps to see why.
+            if let (ComponentError::Native(_), Some(native)) = (&error, native) {
+                refused(&args.file, &native, args.json)?;
+            }
+            Err(Failure::new(exit::DATA, error))
+        }
+    }
+}
+
+/// Whose native code is looked into: to do so is to trust it.
+fn trusted(args: &CheckArgs) -> Result<TrustedKeys, Failure> {
+    let config = args.config.clone().or_else(|| Some(PathBuf::from("alphorn.toml")).filter(|path| path.exists()));
+    let mut keys = match config {
+        Some(path) => {
+            let config = Config::load(&path, &Overrides::default());
+            config.map_err(|error| Failure::new(exit::CONFIG, error))?.trusted_keys
+        }
+        None => TrustedKeys::default(),
+    };
+    for text in &args.trust {
+        if keys.add(text).is_err() {
+            let file = std::fs::read_to_string(text).with_context(|| {
+                format!("--trust {text} is no minisign public key (RW…), and no file with one that can be read")
+            });
+            let file = file.map_err(|error| Failure::new(exit::USAGE, error))?;
+            keys.add(&file).with_context(|| text.clone()).map_err(|error| Failure::new(exit::USAGE, error))?;
+        }
+    }
+    Ok(keys)
 }
 
 /// What a component is and asks for, on stdout.
 pub(super) fn report(about: &About, as_json: bool) -> Result<(), Failure> {
+    let native = about.native.as_ref();
     let text = if as_json {
-        json!({
+        let mut report = json!({
             "path": about.path,
             "bytes": about.size,
             "sha256": about.digest,
             "imports": about.imports,
             "exports": about.exports,
-        })
-        .to_string()
+        });
+        if let (Some(report), Some(native)) = (report.as_object_mut(), native) {
+            report.insert("compiled".to_owned(), compiled(native, true));
+        }
+        report.to_string()
     } else {
         format!(
-            "{}\n  bytes    {}\n  sha256   {}\n  imports  {}\n  exports  {}",
+            "{}\n  bytes    {}\n  sha256   {}\n  imports  {}\n  exports  {}{}",
             about.path.display(),
             about.size,
             about.digest,
             about.imports.join("\n           "),
             about.exports.join("\n           "),
+            native.map(|native| lines(native, "which is trusted")).unwrap_or_default(),
         )
     };
     print::line(&text).context("stdout is closed")?;
     Ok(())
+}
+
+/// What a compiled component that is not looked into says of itself.
+fn refused(path: &Path, native: &Native, as_json: bool) -> Result<(), Failure> {
+    let text = if as_json {
+        json!({ "path": path, "compiled": compiled(native, false) }).to_string()
+    } else {
+        format!("{}{}", path.display(), lines(native, "not verified"))
+    };
+    print::line(&text).context("stdout is closed")?;
+    Ok(())
+}
+
+fn compiled(native: &Native, is_trusted: bool) -> serde_json::Value {
+    json!({
+        "target": native.heading.target,
+        "wasmtime": native.heading.wasmtime,
+        "key": native.seal.as_ref().map(|seal| &seal.key),
+        "comment": native.seal.as_ref().map(|seal| &seal.comment),
+        "trusted": is_trusted,
+    })
+}
+
+fn lines(native: &Native, remark: &str) -> String {
+    let signed = native.seal.as_ref().map_or_else(|| "by nobody".to_owned(), |seal| format!("{seal} ({remark})"));
+    format!("\n  target   {}\n  wasmtime {}\n  signed   {signed}", native.heading.target, native.heading.wasmtime)
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
+use alphorn::signature;
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::{sync::mpsc, time::timeout};
 use tracing::warn;
@@ -19,7 +20,9 @@ const QUIET: Duration = Duration::from_millis(500);
 impl Files {
     pub(super) fn watch(files: Vec<PathBuf>) -> Self {
         let (sender, changes) = mpsc::channel(1);
-        let names: BTreeSet<_> = files.iter().filter_map(|file| file.file_name().map(ToOwned::to_owned)).collect();
+        // A signature may come after its file.
+        let names = files.iter().flat_map(|file| [file.clone(), signature::beside(file)]);
+        let names: BTreeSet<_> = names.filter_map(|file| file.file_name().map(ToOwned::to_owned)).collect();
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             let Ok(event) = event else { return };
             let changed = matches!(event.kind, EventKind::Create(_) | EventKind::Modify(_));

@@ -23,6 +23,7 @@ pub(super) struct Host {
     pub(super) data_dir: Option<PathBuf>,
     pub(super) socket: Option<PathBuf>,
     pub(super) shutdown_grace: Span,
+    pub(super) trusted_keys: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -280,7 +281,7 @@ fn explain(error: &toml::de::Error, text: Option<&str>) -> String {
 
 impl Default for Host {
     fn default() -> Self {
-        Self { data_dir: None, socket: None, shutdown_grace: Span::seconds(10) }
+        Self { data_dir: None, socket: None, shutdown_grace: Span::seconds(10), trusted_keys: Vec::new() }
     }
 }
 

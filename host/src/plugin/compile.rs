@@ -1,36 +1,35 @@
-//! Compiling components in a process of their own, and keeping what comes out.
+//! From a component to native code, and where that is kept.
 //!
-//! Cranelift can neither be cancelled nor held to an amount of memory within a process, so a
-//! hostile component could stop the device. A child of the same program compiles under limits
-//! of the kernel and is killed when it takes too long. What it makes is kept in a folder that
-//! only this user can write to: it is native code and trusted as the program itself is.
+//! A host with a compiler (feature `compiler`) compiles what it is given, in a process of its own
+//! (`child`). Any host can be given what was compiled elsewhere, if somebody it trusts has signed
+//! it. What comes out of either is kept in a folder that only this user can write to (`cache`): it
+//! is native code and trusted as the program itself is.
 
-use std::{
-    collections::HashSet,
-    fs::{self, File},
-    hash::{DefaultHasher, Hash, Hasher},
-    io::{self, Write},
-    os::unix::{
-        fs::{DirBuilderExt, MetadataExt},
-        process::ExitStatusExt,
-    },
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+mod cache;
+#[cfg(feature = "compiler")]
+mod child;
 
-use tokio::{process::Command, time::timeout};
+use std::{collections::HashSet, io, path::Path, time::Duration};
+
 use tracing::warn;
 use wasmtime::component::Component;
 
+use self::cache::Cache;
+#[cfg(feature = "compiler")]
+pub use self::child::{COMMAND, compile_file};
+use crate::signature::Vouched;
+
 /// Who compiles.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub enum Compiler {
+    /// Nobody: what runs was compiled elsewhere.
+    Nobody,
     /// This process, without limits: for tests and benchmarks.
-    #[default]
+    #[cfg(feature = "compiler")]
     InProcess,
     /// This program, which is `alphorn`, as a child.
-    Child(PathBuf),
+    #[cfg(feature = "compiler")]
+    Child(std::path::PathBuf),
 }
 
 /// What compiling one component may take.
@@ -45,6 +44,12 @@ pub struct CompileLimits {
 /// Why there is no compiled component.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
+    /// There is no compiler.
+    #[error(
+        "this host has no compiler. On a machine that has one, `alphorn build --aot --target {TARGET} --key FILE` \
+         compiles and signs it for this one; or use a host built with `--features compiler`"
+    )]
+    NoCompiler,
     /// The compiler says so.
     #[error("{0}")]
     Invalid(String),
@@ -59,27 +64,15 @@ pub enum CompileError {
     System(#[from] io::Error),
 }
 
-/// The name of the command that compiles.
-pub const COMMAND: &str = "compile-component";
-
-/// Folders in which something is being compiled begin so.
-const WORK: &str = "alphorn-compile-";
-
-/// The exit code of the child for a component that is none (EX_DATAERR).
-const DATA: i32 = 65;
+/// What this program was built for.
+pub const TARGET: &str = env!("BUILT_FOR");
 
 /// Compiles, and keeps what was compiled.
 #[derive(Debug)]
 pub(super) struct Compiling {
+    #[cfg_attr(not(feature = "compiler"), expect(dead_code, reason = "it can only be Nobody"))]
     compiler: Compiler,
     cache: Option<Cache>,
-}
-
-/// Compiled components in a folder, by digest and what else they are bound to.
-#[derive(Debug)]
-struct Cache {
-    folder: PathBuf,
-    suffix: String,
 }
 
 impl Compiling {
@@ -103,37 +96,70 @@ impl Compiling {
         digest: &str,
         limits: CompileLimits,
     ) -> Result<(Component, bool), CompileError> {
-        let path = self.cache.as_ref().map(|cache| cache.path(digest));
-        if let Some(component) = path.as_deref().and_then(|path| kept(engine, path)) {
+        if let Some(component) = self.cache.as_ref().and_then(|cache| cache.find(engine, digest)) {
             return Ok((component, true));
         }
-        let Compiler::Child(program) = &self.compiler else {
-            let engine = engine.clone();
-            let compiled = tokio::task::spawn_blocking(move || Component::new(&engine, &bytes)).await;
-            let compiled = compiled.map_err(|panic| CompileError::Invalid(panic.to_string()))?;
-            return compiled
-                .map(|component| (component, false))
-                .map_err(|cause| CompileError::Invalid(format!("{cause:#}")));
-        };
-        let mut folder = tempfile::Builder::new();
-        folder.prefix(WORK);
-        let folder = match &self.cache {
-            // On the same file system, so that it can be renamed.
-            Some(cache) => folder.tempdir_in(&cache.folder)?,
-            None => folder.tempdir()?,
-        };
-        let (input, output) = (folder.path().join("in.wasm"), folder.path().join("out.cwasm"));
-        fs::write(&input, bytes)?;
-        run(program, &input, &output, limits).await?;
-        let component = match &path {
-            Some(path) => {
-                fs::rename(&output, path)?;
-                path.parent().map(File::open).transpose()?.map(|folder| folder.sync_all()).transpose()?;
-                deserialize(engine, path)
+        self.compile_anew(engine, bytes, digest, limits).await.map(|component| (component, false))
+    }
+
+    #[cfg(not(feature = "compiler"))]
+    #[expect(clippy::unused_async, reason = "with a compiler it waits")]
+    async fn compile_anew(
+        &self,
+        _: &wasmtime::Engine,
+        _: Vec<u8>,
+        _: &str,
+        _: CompileLimits,
+    ) -> Result<Component, CompileError> {
+        Err(CompileError::NoCompiler)
+    }
+
+    #[cfg(feature = "compiler")]
+    async fn compile_anew(
+        &self,
+        engine: &wasmtime::Engine,
+        bytes: Vec<u8>,
+        digest: &str,
+        limits: CompileLimits,
+    ) -> Result<Component, CompileError> {
+        let compiled = match &self.compiler {
+            Compiler::Nobody => return Err(CompileError::NoCompiler),
+            Compiler::InProcess => {
+                let engine = engine.clone();
+                let compiled = tokio::task::spawn_blocking(move || Component::new(&engine, &bytes)).await;
+                compiled.map_err(|panic| CompileError::Invalid(panic.to_string()))?
             }
-            None => deserialize(engine, &output),
+            Compiler::Child(program) => {
+                let folder = Cache::work(self.cache.as_ref())?;
+                let (input, output) = (folder.path().join("in.wasm"), folder.path().join("out.cwasm"));
+                std::fs::write(&input, bytes)?;
+                child::run(program, &input, &output, limits).await?;
+                match &self.cache {
+                    Some(cache) => cache.keep(engine, &output, digest)?,
+                    None => cache::load(engine, &output),
+                }
+            }
         };
-        component.map(|component| (component, false)).map_err(|cause| CompileError::Invalid(format!("{cause:#}")))
+        compiled.map_err(|cause| CompileError::Invalid(format!("{cause:#}")))
+    }
+
+    /// Code that was compiled elsewhere and that a trusted key has signed. The error inside says
+    /// that it is for another host.
+    pub(super) fn accept(
+        &self,
+        engine: &wasmtime::Engine,
+        code: &Vouched,
+        digest: &str,
+    ) -> io::Result<wasmtime::Result<Component>> {
+        // From a file the system has in memory what is used, and no more.
+        let Some(cache) = &self.cache else { return Ok(cache::copy(engine, code)) };
+        if let Some(component) = cache.find(engine, digest) {
+            return Ok(Ok(component));
+        }
+        let folder = Cache::work(Some(cache))?;
+        let file = folder.path().join("out.cwasm");
+        cache::write(&file, code.bytes())?;
+        cache.keep(engine, &file, digest)
     }
 
     /// Forgets all others.
@@ -144,150 +170,18 @@ impl Compiling {
     }
 }
 
-impl Cache {
-    fn open(folder: PathBuf, engine: &wasmtime::Engine) -> io::Result<Self> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-        let metadata = fs::symlink_metadata(&folder)?;
-        let own = rustix::process::geteuid().as_raw();
-        let why = match () {
-            () if !metadata.is_dir() => "it is no folder",
-            () if metadata.uid() != own => "it belongs to another user, who could put code there",
-            () if metadata.mode() & 0o077 != 0 => "other users may use it and put code there; make its mode 0700",
-            () => "",
-        };
-        if !why.is_empty() {
-            return Err(io::Error::other(format!("{}: {why}", folder.display())));
-        }
-        // All settings of the engine and its version.
-        let mut hasher = DefaultHasher::new();
-        engine.precompile_compatibility_hash().hash(&mut hasher);
-        let cache = Self { folder, suffix: format!("-{:016x}.cwasm", hasher.finish()) };
-        cache.retain(|_| true);
-        // What an end in mid-work left; one data folder is for one host.
-        for entry in fs::read_dir(&cache.folder)?.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(WORK) {
-                let _ = fs::remove_dir_all(entry.path());
-            }
-        }
-        Ok(cache)
-    }
-
-    fn path(&self, digest: &str) -> PathBuf {
-        self.folder.join(format!("{digest}{}", self.suffix))
-    }
-
-    /// Removes what is of other engines or not wanted.
-    fn retain(&self, wanted: impl Fn(&str) -> bool) {
-        let Ok(entries) = fs::read_dir(&self.folder) else { return };
-        for entry in entries.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if !name.strip_suffix(&self.suffix).is_some_and(&wanted) && name.ends_with(".cwasm") {
-                let _ = fs::remove_file(entry.path());
-            }
-        }
-    }
-}
-
-/// What is kept under this name, if it can be used.
-fn kept(engine: &wasmtime::Engine, path: &Path) -> Option<Component> {
-    if !path.exists() {
-        return None;
-    }
-    deserialize(engine, path)
-        .inspect_err(|error| {
-            warn!("{} can't be used ({error:#}) and is compiled anew", path.display());
-            let _ = fs::remove_file(path);
-        })
-        .ok()
-}
-
-#[allow(unsafe_code, reason = "loading native code can't be checked; see below")]
-fn deserialize(engine: &wasmtime::Engine, path: &Path) -> wasmtime::Result<Component> {
-    // SAFETY: the file was written by this program, into a folder only this user can write to
-    // (`Cache::open`, or a private temporary one), and is renamed into place and never changed.
-    unsafe { Component::deserialize_file(engine, path) }
-}
-
-/// Has the child compile one file.
-async fn run(program: &Path, input: &Path, output: &Path, limits: CompileLimits) -> Result<(), CompileError> {
-    let mut command = Command::new(program);
-    command.arg(COMMAND).arg(input).arg(output).arg(limits.memory.to_string()).arg(limits.time.as_secs().to_string());
-    command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-    let output = match timeout(limits.time, command.spawn()?.wait_with_output()).await {
-        Ok(output) => output?,
-        // Dropping what waits for it kills it.
-        Err(_) => return Err(CompileError::Time(limits.time)),
-    };
-    let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    match (output.status.code(), output.status.signal()) {
-        (Some(0), _) => Ok(()),
-        (Some(DATA), _) => Err(CompileError::Invalid(words)),
-        (_, Some(signal)) if signal == rustix::process::Signal::XCPU.as_raw() => Err(CompileError::Time(limits.time)),
-        _ => Err(CompileError::Memory(limits.memory, format!("the compiler ended with {} {words}", output.status))),
-    }
-}
-
-/// The child's work. An error is one of the component.
-pub fn compile_file(input: &Path, output: &Path, memory: u64, seconds: u64) -> anyhow::Result<()> {
-    use rustix::process::{Resource, Rlimit, setrlimit};
-
-    let limit = |bytes| Rlimit { current: Some(bytes), maximum: Some(bytes) };
-    setrlimit(Resource::Core, limit(0))?;
-    setrlimit(Resource::Data, limit(memory))?;
-    // Of all its threads together; the parent looks at the clock.
-    let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get() as u64);
-    setrlimit(Resource::Cpu, limit((seconds + 1).saturating_mul(threads)))?;
-    let engine = wasmtime::Engine::new(&super::engine::config())?;
-    let compiled = engine.precompile_component(&fs::read(input)?)?;
-    let mut file = File::create_new(output)?;
-    file.write_all(&compiled)?;
-    file.sync_all()?;
-    Ok(())
-}
-
 impl Default for CompileLimits {
     fn default() -> Self {
         Self { time: Duration::from_secs(120), memory: 1024 * 1024 * 1024 }
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "compiler"))]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     fn engine() -> wasmtime::Engine {
         wasmtime::Engine::new(&super::super::engine::config()).unwrap()
-    }
-
-    #[test]
-    fn a_folder_others_can_write_to_is_not_used() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("compiled");
-        Cache::open(path.clone(), &engine()).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o770)).unwrap();
-        let error = Cache::open(path, &engine()).unwrap_err().to_string();
-        assert!(error.contains("0700"), "{error}");
-        let file = folder.path().join("file");
-        fs::write(&file, "").unwrap();
-        assert!(Cache::open(file, &engine()).is_err());
-    }
-
-    #[test]
-    fn what_another_engine_compiled_goes() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("compiled");
-        let cache = Cache::open(path.clone(), &engine()).unwrap();
-        fs::write(cache.path("mine"), "").unwrap();
-        fs::write(path.join("mine-0000000000000000.cwasm"), "").unwrap();
-        fs::create_dir(path.join("alphorn-compile-left")).unwrap();
-        let cache = Cache::open(path.clone(), &engine()).unwrap();
-        assert!(cache.path("mine").exists());
-        assert_eq!(fs::read_dir(&path).unwrap().count(), 1);
-        cache.retain(|_| false);
-        assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
     }
 
     #[tokio::test]
@@ -296,7 +190,7 @@ mod tests {
         let engine = engine();
         let compiling = Compiling::new(Compiler::InProcess, &engine, Some(folder.path()));
         let path = compiling.cache.as_ref().unwrap().path("digest");
-        fs::write(&path, "no native code").unwrap();
+        std::fs::write(&path, "no native code").unwrap();
         let bytes = b"\0asm\x0d\0\x01\0nonsense".to_vec();
         let compiled = compiling.compile(&engine, bytes, "digest", CompileLimits::default()).await;
         assert!(matches!(compiled, Err(CompileError::Invalid(_))));

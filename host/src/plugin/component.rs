@@ -18,7 +18,9 @@ use super::{
     compile::{CompileError, CompileLimits},
     engine::Engine,
     imports::GuestState,
+    native::{self, Native, NativeError},
 };
+use crate::signature::Vouched;
 
 /// A component that can run here.
 #[derive(Clone)]
@@ -41,6 +43,8 @@ pub struct About {
     pub imports: Vec<String>,
     /// The interfaces it exports.
     pub exports: Vec<String>,
+    /// Where it was compiled elsewhere: for what, and who has signed it.
+    pub native: Option<Native>,
 }
 
 /// Why a file can't run as a plugin. Each names the file, the cause and the remedy.
@@ -68,6 +72,9 @@ pub enum ComponentError {
         /// The file.
         path: PathBuf,
     },
+    /// Compiled elsewhere, and not to be run here.
+    #[error(transparent)]
+    Native(#[from] NativeError),
     /// Not to be compiled here, or not within its limits.
     #[error("{}: {cause}", path.display())]
     Compile {
@@ -131,33 +138,30 @@ const GUEST: &str = "alphorn:plugin/guest@0.1.0";
 pub async fn load(engine: &Engine, path: &Path, limits: CompileLimits) -> Result<Loaded, ComponentError> {
     let bytes = tokio::fs::read(path).await.map_err(|cause| ComponentError::Read { path: path.into(), cause })?;
     let path = path.to_owned();
-    // The preamble: `\0asm`, then a version that tells modules (1) from components (13).
-    match bytes.get(..8) {
-        Some([0, b'a', b's', b'm', 1, 0, 0, 0]) => return Err(ComponentError::Module { path }),
-        Some([0, b'a', b's', b'm', ..]) => {}
-        _ => return Err(ComponentError::NotWasm { path, begin: beginning(&bytes) }),
-    }
     let (size, digest) = (bytes.len(), hexadecimal(&Sha256::digest(&bytes)));
+    // The preamble: `\0asm`, then a version that tells modules (1) from components (13).
+    let (code, native) = match bytes.get(..8) {
+        Some([0, b'a', b's', b'm', 1, 0, 0, 0]) => return Err(ComponentError::Module { path }),
+        Some([0, b'a', b's', b'm', ..]) => (Code::Wasm(bytes), None),
+        _ if native::is_native(&bytes) => {
+            let (code, native) = native::vouched(&path, bytes, &engine.trusted).await?;
+            (Code::Native(code), Some(native))
+        }
+        _ => return Err(ComponentError::NotWasm { path, begin: beginning(&bytes) }),
+    };
     // Fails only when the semaphore is closed, which nobody does.
     let turn = engine.turns.acquire().await.ok();
     if let Some(pre) = engine.shared.find(&digest) {
         debug!(?path, "another plugin runs it");
-        let about = About::of(engine, pre.instance_pre().component(), path, size, digest);
+        let about = About::of(engine, pre.instance_pre().component(), path, size, digest, native);
         return Ok(Loaded { pre, about });
     }
-    let begin = Instant::now();
-    let compiled = engine.compiling.compile(&engine.engine, bytes, &digest, limits).await;
+    let component = match code {
+        Code::Wasm(bytes) => compile(engine, &path, bytes, &digest, limits).await?,
+        Code::Native(code) => accept(engine, &path, code, &digest).await?,
+    };
     drop(turn);
-    let (component, was_kept) = compiled.map_err(|cause| match cause {
-        CompileError::Invalid(cause) => ComponentError::Invalid { path: path.clone(), cause },
-        cause => ComponentError::Compile { path: path.clone(), cause },
-    })?;
-    if was_kept {
-        debug!(?path, "compiled before");
-    } else {
-        info!("compiled {} in {} ms", path.display(), begin.elapsed().as_millis());
-    }
-    let about = About::of(engine, &component, path.clone(), size, digest);
+    let about = About::of(engine, &component, path.clone(), size, digest, native);
     if !about.exports.iter().any(|name| name == GUEST) {
         if let Some(built_for) = about.exports.iter().find_map(|name| version_of_guest(name)) {
             let is_newer = built_for > VERSION;
@@ -174,6 +178,45 @@ pub async fn load(engine: &Engine, path: &Path, limits: CompileLimits) -> Result
     let pre = engine.linker.instantiate_pre(&component).map_err(types)?;
     let pre = engine.shared.share(&about.digest, PluginPre::new(pre).map_err(types)?);
     Ok(Loaded { pre, about })
+}
+
+/// What is in a file.
+enum Code {
+    Wasm(Vec<u8>),
+    Native(Vouched),
+}
+
+async fn compile(
+    engine: &Engine,
+    path: &Path,
+    bytes: Vec<u8>,
+    digest: &str,
+    limits: CompileLimits,
+) -> Result<Component, ComponentError> {
+    let begin = Instant::now();
+    let compiled = engine.compiling.compile(&engine.engine, bytes, digest, limits).await;
+    let (component, was_kept) = compiled.map_err(|cause| match cause {
+        CompileError::Invalid(cause) => ComponentError::Invalid { path: path.into(), cause },
+        cause => ComponentError::Compile { path: path.into(), cause },
+    })?;
+    if was_kept {
+        debug!(?path, "compiled before");
+    } else {
+        info!("compiled {} in {} ms", path.display(), begin.elapsed().as_millis());
+    }
+    Ok(component)
+}
+
+/// Takes what was compiled elsewhere. That is quick: the file is written once, and mapped.
+async fn accept(engine: &Engine, path: &Path, code: Vouched, digest: &str) -> Result<Component, ComponentError> {
+    let (engine, compiling, kept_as) = (engine.engine.clone(), engine.compiling.clone(), digest.to_owned());
+    let seal = code.seal().clone();
+    let placed = native::aside(path, move || compiling.accept(&engine, &code, &kept_as)).await?;
+    let placed = placed.map_err(|cause| NativeError::Place { path: path.into(), cause })?;
+    let component =
+        placed.map_err(|cause| NativeError::ForAnother { path: path.into(), cause: format!("{cause:#}") })?;
+    info!("{} is compiled, and signed {seal}", path.display());
+    Ok(component)
 }
 
 /// Components that plugins run, by digest: several plugins of one have one in memory.
@@ -203,11 +246,18 @@ impl Shared {
 }
 
 impl About {
-    fn of(engine: &Engine, component: &Component, path: PathBuf, size: usize, digest: String) -> Self {
+    fn of(
+        engine: &Engine,
+        component: &Component,
+        path: PathBuf,
+        size: usize,
+        digest: String,
+        native: Option<Native>,
+    ) -> Self {
         let kind = component.component_type();
         let imports = kind.imports(&engine.engine).map(|(name, _)| name.to_owned()).collect();
         let exports = kind.exports(&engine.engine).map(|(name, _)| name.to_owned()).collect();
-        Self { path, size, digest, imports, exports }
+        Self { path, size, digest, imports, exports, native }
     }
 
     /// Short enough for people: the first digits of the digest.

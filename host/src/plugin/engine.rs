@@ -24,7 +24,7 @@ use super::{
     component::Shared,
     imports::{GuestState, link_publish_at_once},
 };
-use crate::link::WhenFull;
+use crate::{link::WhenFull, signature::TrustedKeys};
 
 /// How often a running guest lets others run, and so how exactly deadlines are kept. Measured
 /// with `benches/neighbours.rs`: ten times that is ten times the p99 of a neighbour.
@@ -44,6 +44,8 @@ pub struct Engine {
     pub(super) turns: Arc<Semaphore>,
     /// What plugins run.
     pub(super) shared: Arc<Shared>,
+    /// Who may bring native code.
+    pub(super) trusted: Arc<TrustedKeys>,
 }
 
 /// Advances the engine's epoch while a guest runs, and sleeps otherwise.
@@ -92,7 +94,23 @@ impl Engine {
         let turns = Arc::new(Semaphore::new(thread::available_parallelism().map_or(1, usize::from)));
         let threads = Handle::try_current().map_or(1, |runtime| runtime.metrics().num_workers());
         let long = Arc::new(Semaphore::new(threads.saturating_sub(1).max(1)));
-        Ok(Self { engine, linker: Arc::new(linker), ticker, compiling, long, turns, shared: Arc::default() })
+        Ok(Self {
+            engine,
+            linker: Arc::new(linker),
+            ticker,
+            compiling,
+            long,
+            turns,
+            shared: Arc::default(),
+            trusted: Arc::default(),
+        })
+    }
+
+    /// Takes native code, too: what one of these has signed.
+    #[must_use]
+    pub fn trusting(mut self, keys: TrustedKeys) -> Self {
+        self.trusted = Arc::new(keys);
+        self
     }
 
     /// Forgets what was compiled of all others.

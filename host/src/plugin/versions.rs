@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 
 use super::component::hexadecimal;
+use crate::signature::{self, Seal};
 
 /// `data_dir/components`.
 #[derive(Debug, Clone)]
@@ -43,13 +44,22 @@ impl Versions {
 
     /// Where the version of this digest is, if it is there and whole.
     pub(super) fn find(&self, digest: &str) -> Option<PathBuf> {
-        let path = self.path(digest)?;
-        (self::digest(&path).ok()? == digest).then_some(path)
+        [COMPONENT, COMPILED].into_iter().find_map(|end| {
+            let path = self.path(digest, end)?;
+            (self::digest(&path).ok()? == digest).then_some(path)
+        })
     }
 
-    /// Keeps a copy of the file, which has to have this digest.
-    pub(super) fn keep(&self, file: &Path, digest: &str) -> io::Result<()> {
-        let (Some(folder), Some(path)) = (&self.folder, self.path(digest)) else { return Ok(()) };
+    /// Keeps a copy of the file, which has to have this digest; of a compiled one the signature
+    /// too, since that is asked for at each start.
+    pub(super) fn keep(&self, file: &Path, digest: &str, seal: Option<&Seal>) -> io::Result<()> {
+        let end = if seal.is_some() { COMPILED } else { COMPONENT };
+        let (Some(folder), Some(path)) = (&self.folder, self.path(digest, end)) else { return Ok(()) };
+        if let Some(seal) = seal {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+            // The last one: the key of an earlier one may not be trusted any more.
+            put(folder, &signature::beside(&path), seal.text().as_bytes())?;
+        }
         if path.try_exists()? {
             return Ok(());
         }
@@ -58,11 +68,7 @@ impl Versions {
         if hexadecimal(&Sha256::digest(&bytes)) != digest {
             return Err(io::Error::other("it has changed meanwhile"));
         }
-        let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
-        temporary.write_all(&bytes)?;
-        temporary.as_file().sync_all()?;
-        temporary.persist(&path).map_err(|error| error.error)?;
-        File::open(folder)?.sync_all()
+        put(folder, &path, &bytes)
     }
 
     /// Removes all but those that are wanted, unless somebody is about to put one in force. Failing
@@ -78,17 +84,30 @@ impl Versions {
         let Some(Ok(entries)) = self.folder.as_ref().map(fs::read_dir) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if !name.strip_suffix(".wasm").is_some_and(|digest| digests.contains(digest)) {
+            if !name.split('.').next().is_some_and(|digest| digests.contains(digest)) {
                 let _ = fs::remove_file(entry.path());
             }
         }
     }
 
-    fn path(&self, digest: &str) -> Option<PathBuf> {
+    fn path(&self, digest: &str, end: &str) -> Option<PathBuf> {
         // A digest from a file that is not ours to trust must not lead elsewhere.
         let is_digest = digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
-        Some(self.folder.as_ref().filter(|_| is_digest)?.join(format!("{digest}.wasm")))
+        Some(self.folder.as_ref().filter(|_| is_digest)?.join(format!("{digest}.{end}")))
     }
+}
+
+/// What a version's file ends with.
+const COMPONENT: &str = "wasm";
+const COMPILED: &str = "cwasm";
+
+/// Puts a file in place, whole or not at all.
+fn put(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
+    temporary.write_all(bytes)?;
+    temporary.as_file().sync_all()?;
+    temporary.persist(path).map_err(|error| error.error)?;
+    File::open(folder)?.sync_all()
 }
 
 /// The digest of a file.
@@ -107,9 +126,9 @@ mod tests {
         let file = folder.path().join("plugin.wasm");
         fs::write(&file, "one").unwrap();
         let one = digest(&file).unwrap();
-        versions.keep(&file, &one).unwrap();
+        versions.keep(&file, &one, None).unwrap();
         fs::write(&file, "two").unwrap();
-        assert!(versions.keep(&file, &"0".repeat(64)).is_err(), "another file by now");
+        assert!(versions.keep(&file, &"0".repeat(64), None).is_err(), "another file by now");
         assert_eq!(fs::read(versions.find(&one).unwrap()).unwrap(), b"one");
         assert_eq!(versions.find("../../etc/passwd"), None);
         fs::write(versions.find(&one).unwrap(), "damaged").unwrap();
@@ -126,7 +145,7 @@ mod tests {
     #[test]
     fn without_a_folder_nothing_is_kept() {
         let versions = Versions::within(None);
-        versions.keep(Path::new("/nowhere"), "").unwrap();
+        versions.keep(Path::new("/nowhere"), "", None).unwrap();
         assert_eq!(versions.find("a"), None);
     }
 }

@@ -419,7 +419,8 @@ async fn load_and_keep(
 ) -> Result<Loaded, ComponentError> {
     let loaded = component::load(&surroundings.engine, &path, config.limits.compile).await?;
     let (versions, digest) = (surroundings.versions.clone(), loaded.about.digest.clone());
-    let kept = tokio::task::spawn_blocking(move || versions.keep(&path, &digest)).await;
+    let seal = loaded.about.native.as_ref().and_then(|native| native.seal.clone());
+    let kept = tokio::task::spawn_blocking(move || versions.keep(&path, &digest, seal.as_ref())).await;
     if let Ok(Err(error)) = kept {
         warn!("no copy of {} can be kept for a roll-back: {error}", loaded.about.path.display());
     }
