@@ -16,6 +16,13 @@ fn main() {
     }
     say(&format!("rustc-env=BUILT_AT={}", built()));
     say(&format!("rustc-env=BUILT_FOR={}", env::var("TARGET").unwrap_or_default()));
+    // The profile `device`, which is the one to be as small as can be; others unwind their stack.
+    let is_linux = env::var("CARGO_CFG_TARGET_OS").is_ok_and(|system| system == "linux");
+    if is_linux && env::var("OPT_LEVEL").is_ok_and(|level| level == "z") {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("device.ld");
+        say(&format!("rustc-link-arg-bins=-Wl,-T,{}", script.display()));
+        say(&format!("rerun-if-changed={}", script.display()));
+    }
     say(&format!("rerun-if-changed={}", lock.display()));
     say("rerun-if-changed=build.rs");
     // The date of a reproducible build.

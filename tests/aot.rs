@@ -161,7 +161,7 @@ async fn a_compiled_component_runs_and_is_swapped_and_rolled_back_as_any_other()
     watcher.payload("c 3 swap").await?;
     run(&["rollback", "keeper", "--socket", &config.socket().to_string_lossy()]).await?;
     client.publish("in", b"d").await?;
-    watcher.payload("d 3 rollback").await?;
+    watcher.payload("d 4 rollback").await?;
     ensure!(host.logged(&["compiled ", " ms"]) == 1, "only the source was compiled here");
     // The next run finds the version in force, signature and all, whatever became of its file.
     let version = socket.plugin("keeper").await?.version;
@@ -187,7 +187,8 @@ async fn plugins_of_one_compiled_component_share_it() -> Result<()> {
     let config = workshop.bed.config(&rest);
     let watcher = workshop.bed.watch("out").await?;
     let mut host = Program::run(&config)?;
-    host.log(&["connect success"]).await?;
+    // Both tell of their start and of the connection.
+    watcher.count(4).await?;
     let mut client = workshop.bed.client().await?;
     client.publish("in", b"a").await?;
     watcher.payload("a 1 first").await?;
@@ -352,7 +353,7 @@ async fn a_host_that_keeps_nothing_runs_it_from_memory() -> Result<()> {
     keys.add(&fs::read_to_string(workshop.path("mine.pub"))?)?;
     let engine = Engine::new(Compiler::Nobody, None, WhenFull::DropNewest)?.trusting(keys);
     let loaded = component::load(&engine, &path, CompileLimits::default()).await?;
-    let native = loaded.about.native.context("compiled")?;
+    let native = loaded.about.native.as_ref().context("compiled")?;
     assert_eq!(native.heading.target, TARGET);
     // What is signed is these bytes, whatever the file is by now.
     fs::write(&path, "something else")?;

@@ -5,15 +5,20 @@ mod commands;
 mod exit;
 mod signals;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, str::FromStr};
 
 use alphorn::recent::Recent;
 use clap::Parser;
 use cli::{Cli, Command};
 use exit::Failure;
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 fn main() -> ExitCode {
+    return_large_memory();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -70,6 +75,19 @@ fn main() -> ExitCode {
     }
 }
 
+/// Whole files in memory, components mostly, are pieces of their own that the system gets back as soon
+/// as they are freed. Else they would stay with the thread that read them, each of which has its own
+/// memory to allocate from: megabytes for nothing where there are many plugins.
+#[allow(unsafe_code, reason = "a setting of the C library; see below")]
+fn return_large_memory() {
+    // Larger than any usual payload, so that messages do not pay for it.
+    #[cfg(target_env = "gnu")]
+    // SAFETY: `mallopt` sets a number, and nothing else runs yet.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 256 * 1024);
+    }
+}
+
 fn log_to_stderr(cli: &Cli, recent: Recent) {
     let level = match i16::from(cli.verbose) - i16::from(cli.quiet) {
         ..=-2 => "error",
@@ -78,16 +96,24 @@ fn log_to_stderr(cli: &Cli, recent: Recent) {
         1 => "debug,mqtt5=info",
         2.. => "trace",
     };
-    let mut filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let default = Targets::from_str(level).unwrap_or_default();
+    let asked = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty()).map(|text| Targets::from_str(&text));
+    let (filter, wrong) = match asked {
+        Some(Ok(targets)) => (targets, None),
+        Some(Err(error)) => (default, Some(error)),
+        None => (default, None),
+    };
     // These would write out each frame, the one with the password included.
-    for quiet in ["tungstenite=info", "tokio_tungstenite=info"] {
-        if let Ok(directive) = quiet.parse() {
-            filter = filter.add_directive(directive);
-        }
-    }
+    let quiet = ["tungstenite", "tokio_tungstenite"].map(|target| (target, LevelFilter::INFO));
+    let filter = filter.with_targets(quiet);
     let colour = commands::colour(&std::io::stderr());
     // The one without colours first: both share what it makes of the spans.
     let kept = tracing_subscriber::fmt::layer().with_target(false).with_ansi(false).with_writer(recent);
     let shown = tracing_subscriber::fmt::layer().with_target(false).with_ansi(colour).with_writer(std::io::stderr);
     tracing_subscriber::registry().with(filter).with(kept).with(shown).init();
+    if let Some(error) = wrong {
+        tracing::warn!(
+            "RUST_LOG is not understood ({error}): it is a level, or levels like `info,alphorn::link=debug`"
+        );
+    }
 }

@@ -208,7 +208,9 @@ impl File {
             put(&mut table, name, value)?;
         }
         let names: Vec<_> = overrides.into_iter().map(|(name, _)| name).collect();
-        Self::deserialize(table)
+        // By way of a text: to read tables too would take as much code once more.
+        let text = toml::to_string(&table).map_err(|error| error.to_string())?;
+        toml::from_str(&text)
             .map_err(|error| format!("{} (with {} of the environment)", explain(&error, None), names.join(", ")))
     }
 

@@ -27,7 +27,7 @@ use crate::signature::Vouched;
 pub struct Loaded {
     pub(super) pre: Arc<PluginPre<GuestState>>,
     /// What it is and asks for.
-    pub about: About,
+    pub about: Arc<About>,
 }
 
 /// What a component is and asks for.
@@ -136,6 +136,7 @@ const GUEST: &str = "alphorn:plugin/guest@0.1.0";
 
 /// Reads, compiles and checks a component.
 pub async fn load(engine: &Engine, path: &Path, limits: CompileLimits) -> Result<Loaded, ComponentError> {
+    let turn = engine.turn().await;
     let bytes = tokio::fs::read(path).await.map_err(|cause| ComponentError::Read { path: path.into(), cause })?;
     let path = path.to_owned();
     let (size, digest) = (bytes.len(), hexadecimal(&Sha256::digest(&bytes)));
@@ -149,12 +150,10 @@ pub async fn load(engine: &Engine, path: &Path, limits: CompileLimits) -> Result
         }
         _ => return Err(ComponentError::NotWasm { path, begin: beginning(&bytes) }),
     };
-    // Fails only when the semaphore is closed, which nobody does.
-    let turn = engine.turns.acquire().await.ok();
     if let Some(pre) = engine.shared.find(&digest) {
         debug!(?path, "another plugin runs it");
         let about = About::of(engine, pre.instance_pre().component(), path, size, digest, native);
-        return Ok(Loaded { pre, about });
+        return Ok(Loaded { pre, about: Arc::new(about) });
     }
     let component = match code {
         Code::Wasm(bytes) => compile(engine, &path, bytes, &digest, limits).await?,
@@ -177,7 +176,7 @@ pub async fn load(engine: &Engine, path: &Path, limits: CompileLimits) -> Result
     let types = |cause: wasmtime::Error| ComponentError::Types { path: path.clone(), cause: format!("{cause:#}") };
     let pre = engine.linker.instantiate_pre(&component).map_err(types)?;
     let pre = engine.shared.share(&about.digest, PluginPre::new(pre).map_err(types)?);
-    Ok(Loaded { pre, about })
+    Ok(Loaded { pre, about: Arc::new(about) })
 }
 
 /// What is in a file.

@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{runtime::Handle, sync::Semaphore};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, SemaphorePermit},
+};
 use wasmtime::{
     Config,
     component::{HasSelf, Linker},
@@ -40,8 +43,8 @@ pub struct Engine {
     /// Who may compute for longer than a tick: one thread fewer than there are, so that a
     /// short call never has to wait for a long one.
     pub(super) long: Arc<Semaphore>,
-    /// So many compile at a time.
-    pub(super) turns: Arc<Semaphore>,
+    /// So many read, verify and compile whole files at a time.
+    turns: Arc<Semaphore>,
     /// What plugins run.
     pub(super) shared: Arc<Shared>,
     /// Who may bring native code.
@@ -116,6 +119,13 @@ impl Engine {
     /// Forgets what was compiled of all others.
     pub fn keep_only(&self, digests: &HashSet<String>) {
         self.compiling.keep_only(digests);
+    }
+
+    /// To be held while a whole file is in memory, or being compiled: what many plugins need at a
+    /// start would else be there all at once, and its memory not given back.
+    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        // Fails only when the semaphore is closed, which nobody does.
+        self.turns.acquire().await.ok()
     }
 
     /// Keeps the epoch advancing until dropped.

@@ -2,7 +2,10 @@
 
 use std::{
     path::PathBuf,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -15,9 +18,9 @@ pub(super) struct Standing {
     pub(super) state: State,
     pub(super) since: Instant,
     /// The version in force.
-    pub(super) version: Option<About>,
+    pub(super) version: Option<Arc<About>>,
     /// The version before it.
-    pub(super) previous: Option<About>,
+    pub(super) previous: Option<Arc<About>>,
     /// What it may do.
     pub(super) grants: Grants,
     /// What went wrong last.
@@ -94,7 +97,7 @@ impl Standing {
 
 impl Report {
     pub(super) fn new(standing: &Standing, counters: &Counters, now: Instant) -> Self {
-        let version = |about: &About| about.version().to_owned();
+        let version = |about: &Arc<About>| about.version().to_owned();
         let gauge = standing.gauge.as_ref();
         Self {
             state: standing.state.clone(),

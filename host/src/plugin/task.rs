@@ -128,19 +128,20 @@ impl Task {
         }
     }
 
-    /// Until ended.
+    /// Until ended. What is rarely done is boxed: as long as the plugin lives this future takes the
+    /// memory of all that is not, and there is one for each plugin.
     pub(super) async fn run(mut self) {
-        self.load_first().await;
+        Box::pin(self.load_first()).await;
         loop {
             match self.next().await {
                 Next::Request(Some(request)) => {
-                    if self.obey(request).await {
+                    if Box::pin(self.obey(request)).await {
                         return;
                     }
                 }
                 Next::Request(None) | Next::Item(None) => return,
-                Next::Ready(ready) => self.take_over(ready).await,
-                Next::Link => self.tell_link().await,
+                Next::Ready(ready) => Box::pin(self.take_over(ready)).await,
+                Next::Link => Box::pin(self.tell_link()).await,
                 Next::Timer => self.fire_timers().await,
                 Next::Passed => self.pass(),
                 Next::Again => {
@@ -153,9 +154,9 @@ impl Task {
                         self.handle(delivery, attempt).await;
                     }
                 }
-                Next::Restart => self.restart().await,
+                Next::Restart => Box::pin(self.restart()).await,
                 Next::Item(Some(Item::Message(delivery))) => self.receive(delivery).await,
-                Next::Item(Some(Item::Notice(notice))) => self.tell(notice).await,
+                Next::Item(Some(Item::Notice(notice))) => Box::pin(self.tell(notice)).await,
             }
         }
     }

@@ -4,7 +4,7 @@
 use std::{
     collections::HashSet,
     fs::{self, File},
-    io::{self, Write},
+    io::{self, Read, Write},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -110,9 +110,18 @@ fn put(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// The digest of a file.
+/// The digest of a file, which need not be in memory for that.
 pub(super) fn digest(path: &Path) -> io::Result<String> {
-    Ok(hexadecimal(&Sha256::digest(fs::read(path)?)))
+    let mut file = File::open(path)?;
+    let mut hasher = Sha256::new();
+    let mut piece = vec![0; 64 * 1024];
+    loop {
+        let count = file.read(&mut piece)?;
+        match piece.get(..count) {
+            Some(piece) if count > 0 => hasher.update(piece),
+            _ => return Ok(hexadecimal(&hasher.finalize())),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -47,10 +47,10 @@ impl Task {
                 self.lent().map(Lent::undo);
                 self.try_again(delivery, attempt, &reason);
             }
-            Err(fault) if self.probation.is_some() => self.fault(&fault, Some(delivery)).await,
+            Err(fault) if self.probation.is_some() => Box::pin(self.fault(&fault, Some(delivery))).await,
             Err(fault) => {
                 self.try_again(delivery, attempt, &fault.to_string());
-                self.fault(&fault, None).await;
+                Box::pin(self.fault(&fault, None)).await;
             }
         }
         if self.retries.holds(&topic) {
@@ -117,7 +117,7 @@ impl Task {
                     warn!(timer = fired.id, "on-timer: {words}");
                 }
             }
-            Err(fault) => self.fault(&fault, None).await,
+            Err(fault) => Box::pin(self.fault(&fault, None)).await,
         }
     }
 

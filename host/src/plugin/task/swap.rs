@@ -74,7 +74,7 @@ impl Task {
     /// has been configured since.
     pub(super) async fn choose(&mut self, saved: Saved) -> Result<Loaded, ComponentError> {
         let file = self.config.component.clone();
-        let configured = digest_of(file.clone()).await;
+        let configured = digest_of(&self.surroundings, file.clone()).await;
         let Some(installed) = saved.installed.clone() else {
             self.configured = configured.unwrap_or_default();
             return self.load_and_keep(file).await;
@@ -141,7 +141,7 @@ impl Task {
         let surroundings = self.surroundings.clone();
         let ready = async move {
             let in_use = surroundings.versions.hold().await;
-            let configured = digest_of(config.component.clone()).await;
+            let configured = digest_of(&surroundings, config.component.clone()).await;
             let is_known = is_same_path && configured.as_ref().is_none_or(|digest| *digest == known);
             let in_force = version
                 .filter(|version| file.is_none() && (is_known || configured.as_ref() == Some(&version.about.digest)));
@@ -420,6 +420,7 @@ async fn load_and_keep(
     let loaded = component::load(&surroundings.engine, &path, config.limits.compile).await?;
     let (versions, digest) = (surroundings.versions.clone(), loaded.about.digest.clone());
     let seal = loaded.about.native.as_ref().and_then(|native| native.seal.clone());
+    let _turn = surroundings.engine.turn().await;
     let kept = tokio::task::spawn_blocking(move || versions.keep(&path, &digest, seal.as_ref())).await;
     if let Ok(Err(error)) = kept {
         warn!("no copy of {} can be kept for a roll-back: {error}", loaded.about.path.display());
@@ -427,6 +428,7 @@ async fn load_and_keep(
     Ok(loaded)
 }
 
-async fn digest_of(path: PathBuf) -> Option<String> {
+async fn digest_of(surroundings: &Surroundings, path: PathBuf) -> Option<String> {
+    let _turn = surroundings.engine.turn().await;
     tokio::task::spawn_blocking(move || digest(&path).ok()).await.ok().flatten()
 }
