@@ -112,6 +112,13 @@ impl Program {
         Ok(line.trim().trim_end_matches(" kB").parse::<usize>()? * 1024)
     }
 
+    /// How often the code of files with this in their name is mapped into its memory.
+    pub(crate) fn code_of(&self, part: &str) -> Result<usize> {
+        let id = self.child.id().context("it has ended already")?;
+        let maps = std::fs::read_to_string(format!("/proc/{id}/maps"))?;
+        Ok(maps.lines().filter(|line| line.contains(" r-xp ") && line.contains(part)).count())
+    }
+
     /// The time it has computed so far; the kernel counts hundredths of a second.
     pub(crate) fn cpu(&self) -> Result<std::time::Duration> {
         let id = self.child.id().context("it has ended already")?;
