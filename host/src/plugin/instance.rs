@@ -307,7 +307,7 @@ impl Instance<MessagingCore> {
         let result = match self.store.data_mut().hold(message) {
             Ok(message) => {
                 let call = self.guest.wasi_messaging_incoming_handler().call_handle(&mut self.store, message);
-                guarded(&self.engine, &self.turn, deadline, &self.limits, call).await
+                guarded(&self.engine, &self.turn, deadline, &self.limits, pin!(call)).await
             }
             Err(error) => Err(Fault::trapped(&error, &self.limits)),
         };

@@ -341,13 +341,13 @@ impl Change {
     }
 
     /// It is one of those that come with every message: the log takes them. With the others,
-    /// which are few, the database is written.
+    /// which are few, the database is written. Of these are arrivals: only what nobody could take is
+    /// put into an inbox, and whether that is full is known by the database alone.
     pub(crate) fn is_for_log(&self) -> bool {
         matches!(
             self,
             Self::Taken { .. }
                 | Self::Settled { .. }
-                | Self::Arrived { .. }
                 | Self::Handled { .. }
                 | Self::State { .. }
         )

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Change, Record,
+    Change,
     record::{self, Kind, Label, MAGIC},
     salvage,
 };
-use crate::clock::{Age, Stamp};
+use crate::clock::Stamp;
 
 /// What is no message.
 #[derive(Debug, Serialize, Deserialize)]
@@ -26,11 +26,6 @@ pub(super) fn write(change: &Change, now: Stamp, out: &mut Vec<u8>) -> Option<()
     let entry = match change {
         Change::Taken { owner, seq, record } => {
             return record::write(&Label::new(Kind::Outbox, owner, *seq, record, now), &record.message, out);
-        }
-        Change::Arrived { plugin, number, message, redelivered } => {
-            let record = Record { message: message.clone(), number: 0, age: Age::new() };
-            let label = Label::new(Kind::Inbox, plugin, *number, &record, now);
-            return record::write(&Label { redelivered: *redelivered, ..label }, message, out);
         }
         Change::Settled { owner, seq } => Entry::Settled(owner, *seq),
         Change::Handled { plugin, number } => Entry::Handled(plugin, *number),
@@ -76,7 +71,10 @@ impl Entry<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::record::tests::message;
+    use crate::{
+        clock::Age,
+        store::{Record, record::tests::message},
+    };
 
     #[test]
     fn changes_come_back_as_they_were_and_in_order() {
@@ -86,7 +84,6 @@ mod tests {
         let changes = [
             Change::Taken { owner: plugin.clone(), seq: 9, record },
             Change::Settled { owner: plugin.clone(), seq: 8 },
-            Change::Arrived { plugin: plugin.clone(), number: 5, message: message("c", 1), redelivered: true },
             Change::Handled { plugin: plugin.clone(), number: 4 },
             state(Some(Bytes::from_static(b"\xa7lpH"))),
             state(None),
