@@ -162,7 +162,8 @@ fn among(trusted: &[String]) -> String {
     format!("trusted are {}: sign it with one of these, or add that key to `[host] trusted_keys`", trusted.join(", "))
 }
 
-#[cfg(all(test, feature = "compiler"))]
+#[cfg(feature = "compiler")]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -68,7 +68,7 @@ pub(super) async fn build(folder: &Path) -> anyhow::Result<Built> {
     write(&support.join("alphorn_entry.py"), entry.replace("MODULE", &module))?;
 
     let made = support.join("component.wasm");
-    let mut command = componentize(folder).await?;
+    let mut command = componentize(folder)?;
     command.current_dir(folder).args(["--quiet", "--world", wit::WORLD]);
     command.arg("--wit-path").arg(wit::write(&support)?);
     command.args(["componentize", "alphorn_entry"]);
@@ -95,7 +95,7 @@ fn roots(folder: &Path, module: &str) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 /// The tool: of the folder's virtual environment or one above, else of the system.
-async fn componentize(folder: &Path) -> anyhow::Result<Command> {
+fn componentize(folder: &Path) -> anyhow::Result<Command> {
     for environment in [".venv", "venv"] {
         if let Some(program) = tools::find_near(folder, &format!("{environment}/bin"), "componentize-py") {
             let mut command = Command::new(&program);

@@ -176,7 +176,8 @@ impl Default for CompileLimits {
     }
 }
 
-#[cfg(all(test, feature = "compiler"))]
+#[cfg(feature = "compiler")]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -168,7 +168,8 @@ fn text(bytes: &[u8]) -> Option<(String, &[u8])> {
     Some((String::from_utf8_lossy(text).into_owned(), rest))
 }
 
-#[cfg(all(test, feature = "compiler"))]
+#[cfg(feature = "compiler")]
+#[cfg(test)]
 mod tests {
     use super::{super::engine, *};
 

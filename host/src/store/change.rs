@@ -344,13 +344,7 @@ impl Change {
     /// which are few, the database is written. Of these are arrivals: only what nobody could take is
     /// put into an inbox, and whether that is full is known by the database alone.
     pub(crate) fn is_for_log(&self) -> bool {
-        matches!(
-            self,
-            Self::Taken { .. }
-                | Self::Settled { .. }
-                | Self::Handled { .. }
-                | Self::State { .. }
-        )
+        matches!(self, Self::Taken { .. } | Self::Settled { .. } | Self::Handled { .. } | Self::State { .. })
     }
 
     /// It puts a message in that is newer than these.

@@ -30,9 +30,7 @@ impl Guest for Handler {
             "secret" => say(format!("{:?}", producer::send(&client, "secret", Message::new(b"x")))),
             "flood" => {
                 for number in 0..1000 {
-                    if let Err(error) = say(number.to_string()) {
-                        return Err(error);
-                    }
+                    say(number.to_string())?;
                 }
                 Ok(())
             }
