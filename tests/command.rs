@@ -266,6 +266,22 @@ async fn who_prints_faster_than_it_may_waits_and_loses_nothing() -> Result<()> {
 }
 
 #[tokio::test]
+async fn lines_that_still_wait_when_it_is_ended_are_counted() -> Result<()> {
+    let mut running = Running::start("args = [\"quiet\"]", "publish_rate = \"5/s\", deadline = \"300ms\"").await?;
+    running.tell("flood 100").await?;
+    running.watcher.payload("flood 3").await?;
+    running.does(stop()).await?;
+    running
+        .host
+        .log(&["WARN", "plugin{name=program}", "lines it had printed were not published before its end"])
+        .await?;
+    // The line it was at comes again.
+    running.does(start()).await?;
+    running.said_times("flood 0", 2).await?;
+    running.host.stop().await
+}
+
+#[tokio::test]
 async fn who_prints_more_than_the_outbox_holds_waits_for_room() -> Result<()> {
     let mut running = Running::start("", "publish_rate = \"unlimited\", outbox_bytes = \"1KiB\"").await?;
     running.tell("flood 300").await?;

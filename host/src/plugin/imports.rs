@@ -132,6 +132,10 @@ impl GuestState {
         &mut self.memory
     }
 
+    pub(super) fn allowance(&self) -> Allowance {
+        self.allowance.clone()
+    }
+
     pub(super) fn may_log(&mut self) -> bool {
         self.allowance.take()
     }

@@ -279,6 +279,11 @@ impl Instance<Command> {
         self.store.data_mut().memory().gauge()
     }
 
+    /// Its lines in the log; who writes there on its account while it runs uses them up, too.
+    pub(super) fn allowance(&self) -> Allowance {
+        self.store.data().allowance()
+    }
+
     /// Runs it to its end, however long that takes. Ok: it has finished.
     pub(super) async fn run(mut self) -> Result<(), Fault> {
         let call = self.guest.wasi_cli_run().call_run(&mut self.store);

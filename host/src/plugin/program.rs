@@ -95,9 +95,7 @@ impl Program {
         let pipes = Pipes::new(lines::longest(settings.output, max_payload));
         let is_published = settings.topic.is_some() || settings.output == Lines::Json;
         let name = config.component.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut all_allowance = None;
         let connect = |wasi: &mut WasiCtxBuilder, allowance: &Allowance| {
-            all_allowance = Some(allowance.clone());
             wasi.arg(name).args(&settings.args).stdin(pipes.stdin());
             if is_published {
                 wasi.stdout(pipes.stdout());
@@ -108,12 +106,12 @@ impl Program {
         let mut instance = Instance::new(engine, loaded, pre, config, max_payload, connect).await?;
         Ok(Self {
             memory: instance.gauge(),
+            allowance: instance.allowance(),
             run: Run::Ready(Box::new(instance)),
             pipes,
             settings,
             deadline: config.limits.deadline,
             lent: None,
-            allowance: all_allowance.unwrap_or_else(|| Allowance::new(config.limits.log_rate)),
             busy: Duration::ZERO,
             waiting: None,
             has_published: false,
