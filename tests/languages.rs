@@ -190,8 +190,10 @@ async fn conforms(language: Language) -> Result<()> {
     host.log_in_its_own_time(&["plugin{name=unconfigured}", "config `filter` is missing"]).await?;
     host.stop().await?;
 
+    // Not the connection of before.
+    let ready = bed.watch("ready").await?;
     let mut host = Program::run(&config)?;
-    watcher.ready("ready").await?;
+    ready.ready("ready").await?;
     let mut client = bed.client().await?;
     let mut socket = Host::of(&config).await?;
 
@@ -487,8 +489,9 @@ async fn measure(language: Language) -> Result<Costs> {
     let mut host = Program::run(&config)?;
     host.log_in_its_own_time(&["connect success"]).await?;
     host.stop().await?;
+    let ready = bed.watch("ready").await?;
     let mut host = Program::run(&config)?;
-    watcher.ready("ready").await?;
+    ready.ready("ready").await?;
     // From the file that was compiled before to the plugin's own first line.
     let at = async |parts: &[&str]| -> Result<f64> {
         let line = host.log(parts).await?;
