@@ -484,7 +484,6 @@ async fn measure(language: Language) -> Result<Costs> {
         "#,
         limits = language.limits
     );
-    let watcher = bed.watch("#").await?;
     let config = bed.config(&config);
     let mut host = Program::run(&config)?;
     host.log_in_its_own_time(&["connect success"]).await?;
