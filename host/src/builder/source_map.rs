@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn each_line_has_the_place_it_begins_with() {
         let map =
-            SourceMap { sources: vec!["../a.js".into(), "../b.js".into()], mappings: ";AAAA,CAACA;;ACAA,A".into() };
+            SourceMap { sources: vec!["../a.js".into(), "../b.js".into()], mappings: ";AAAA,CAACA;;ACCA,A".into() };
         let lines = map.lines(|name| name.replace("../", "")).unwrap();
         assert_eq!(lines.files, ["a.js", "b.js"]);
         assert_eq!(lines.lines, [None, Some((0, 1)), None, Some((1, 2))]);
