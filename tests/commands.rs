@@ -209,7 +209,7 @@ async fn build_makes_a_component_that_runs() -> Result<()> {
 async fn build_says_what_is_missing() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let arguments = ["build".as_ref(), folder.path().as_os_str()];
-    Program::start(&arguments)?.fails(65, &["no Cargo.toml", &folder.path().to_string_lossy()]).await
+    Program::start(&arguments)?.fails(65, &["neither Cargo.toml", &folder.path().to_string_lossy()]).await
 }
 
 fn config(bed: &Bed, protocol: &str) -> Result<String> {
