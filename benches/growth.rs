@@ -23,7 +23,7 @@ use std::{
 
 use alphorn::{
     journal::{Commit, JournalSettings},
-    link::{ClientOptions, Disk, Link, LinkState, Outcome, WhenFull},
+    link::{ClientOptions, Disk, Link, LinkState, Outcome},
     message::Qos,
     router::Router,
     store::{Store, StoreSettings},
@@ -194,15 +194,7 @@ fn outbox(count: usize) -> Result<()> {
     let (store, restored) = Store::open(&StoreSettings { folder: folder.path().to_owned(), min_free: 0 })?;
     let disk = Disk { store, restored, settings: JournalSettings { commit: Commit::Call }, keeps_outbox: true };
     let link = Link::start(settings, Some(disk))?;
-    let (client, _mailbox) = link.client(&ClientOptions {
-        name: Some("native".into()),
-        when_full: WhenFull::DropNewest,
-        inbox_bytes: 0,
-        outbox_bytes: usize::MAX,
-        mailbox_messages: usize::MAX,
-        mailbox_bytes: usize::MAX / 2,
-        tracked: false,
-    });
+    let (client, _mailbox) = link.client(&ClientOptions { name: Some("native".into()), ..rig::unlimited() });
     let message = rig::message("out/native", 256, Qos::AtLeastOnce)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut most: f64 = 0.0;

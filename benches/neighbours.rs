@@ -15,14 +15,14 @@ use std::{
 use alphorn::{
     builder,
     host::Host,
-    link::{Client, ClientOptions, Item, Link, Mailbox, Notice, WhenFull},
+    link::{Client, Item, Link, Mailbox, Notice},
     message::{Message, Qos},
     plugin::compile::Compiler,
     topic::{TopicFilter, TopicName},
 };
 use alphorn_dev_broker::{DevBroker, Sink};
 use anyhow::{Context, Result, bail, ensure};
-use support::{config, config_for, say, servers::Certificates};
+use support::{config, config_for, observer::unlimited, say, servers::Certificates};
 use tokio::time::{interval, sleep, timeout};
 
 /// Echoes of one measurement, and how many a second.
@@ -93,7 +93,7 @@ async fn lone(guest: &Path, flood: Option<u8>) -> Result<[u32; 3]> {
     }
     let place = certificates.place(sink.addr().port());
     let host = Host::start(config_for(&place, "host", &rest)?, Compiler::InProcess).await?;
-    let (client, mut mailbox) = host.link().client(&observer());
+    let (client, mut mailbox) = host.link().client(&unlimited());
     let mut taken = Vec::new();
     let mut pace = interval(Duration::from_secs(1) / RATE);
     // The first ones wait for the connection.
@@ -123,19 +123,6 @@ fn percentiles(mut taken: Vec<u32>) -> [u32; 3] {
     taken.sort_unstable();
     let at = |part: f64| taken.get((taken.len() as f64 * part) as usize).copied().unwrap_or_default();
     [at(0.5), at(0.99), taken.last().copied().unwrap_or_default()]
-}
-
-/// A client without bounds that is told what became of its messages.
-fn observer() -> ClientOptions {
-    ClientOptions {
-        name: None,
-        when_full: WhenFull::DropNewest,
-        inbox_bytes: 0,
-        outbox_bytes: usize::MAX,
-        mailbox_messages: usize::MAX,
-        mailbox_bytes: usize::MAX / 2,
-        tracked: true,
-    }
 }
 
 /// The guest of the tests that does the worst a plugin can do.
@@ -169,7 +156,7 @@ async fn measure(echo: &Path, hostile: &Path, deed: &str, times: u32, count: usi
     let mut settings = config(&broker, "observer", "")?.link;
     settings.tls.identity = Some((files.monitor_cert.clone(), files.monitor_key.clone()));
     let link = Link::start(settings, None)?;
-    let (client, mut mailbox) = link.client(&observer());
+    let (client, mut mailbox) = link.client(&unlimited());
     client.subscribe(TopicFilter::parse("test/+/echo")?, Qos::AtMostOnce);
     link.open();
     while !matches!(mailbox.recv().await.context("the link ended")?, Item::Notice(Notice::Subscribed(_))) {}

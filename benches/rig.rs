@@ -119,15 +119,7 @@ impl Rig {
 
     /// Somebody on the same link who needs no sandbox; subscribed to `in/native/#`.
     pub(crate) fn native(&self) -> Result<Native> {
-        let (client, mailbox) = self.host.link().client(&ClientOptions {
-            name: None,
-            when_full: WhenFull::DropNewest,
-            inbox_bytes: 0,
-            outbox_bytes: usize::MAX,
-            mailbox_messages: usize::MAX,
-            mailbox_bytes: usize::MAX / 2,
-            tracked: false,
-        });
+        let (client, mailbox) = self.host.link().client(&unlimited());
         let before = self.peer.subscriptions();
         client.subscribe(TopicFilter::parse("in/native/#")?, Qos::AtLeastOnce);
         self.wait_until("the subscription", |rig| rig.peer.subscriptions() > before)?;
@@ -256,4 +248,17 @@ pub(crate) fn configuration(peer: &Peer, head: &str, plugins: &str) -> Result<Co
     );
     let environment = BTreeMap::<String, String>::new().into_iter();
     Config::parse(&text, Path::new("/"), environment, &Overrides::default()).map_err(anyhow::Error::msg)
+}
+
+/// A client without bounds.
+pub(crate) fn unlimited() -> ClientOptions {
+    ClientOptions {
+        name: None,
+        when_full: WhenFull::DropNewest,
+        inbox_bytes: 0,
+        outbox_bytes: usize::MAX,
+        mailbox_messages: usize::MAX,
+        mailbox_bytes: usize::MAX / 2,
+        tracked: false,
+    }
 }

@@ -23,16 +23,7 @@ pub(crate) struct Observer {
 impl Observer {
     pub(crate) async fn start(place: &Place) -> Result<Self> {
         let link = Link::start(config_for(place, "observer", "")?.link, None)?;
-        let unlimited = ClientOptions {
-            name: None,
-            when_full: WhenFull::DropNewest,
-            inbox_bytes: 0,
-            outbox_bytes: usize::MAX,
-            mailbox_messages: usize::MAX,
-            mailbox_bytes: usize::MAX / 2,
-            tracked: true,
-        };
-        let (client, mut mailbox) = link.client(&unlimited);
+        let (client, mut mailbox) = link.client(&unlimited());
         for filter in ["bench/start", "bench/done"] {
             client.subscribe(TopicFilter::parse(filter)?, Qos::AtLeastOnce);
         }
@@ -68,5 +59,18 @@ impl Observer {
                 None => bail!("the observer's link ended"),
             }
         }
+    }
+}
+
+/// A client without bounds that is told what became of its messages.
+pub(crate) fn unlimited() -> ClientOptions {
+    ClientOptions {
+        name: None,
+        when_full: WhenFull::DropNewest,
+        inbox_bytes: 0,
+        outbox_bytes: usize::MAX,
+        mailbox_messages: usize::MAX,
+        mailbox_bytes: usize::MAX / 2,
+        tracked: true,
     }
 }

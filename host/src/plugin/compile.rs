@@ -178,8 +178,19 @@ impl Default for CompileLimits {
 
 #[cfg(feature = "compiler")]
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// A part of it, `least` bytes or more, of which some have changed.
+    pub(in crate::plugin) fn bent(whole: &[u8], least: usize, random: &mut fastrand::Rng) -> Vec<u8> {
+        let mut bent = whole.to_vec();
+        for _ in 0..random.usize(1..4) {
+            let at = random.usize(0..bent.len());
+            bent[at] = random.u8(..);
+        }
+        bent.truncate(random.usize(least..=bent.len()));
+        bent
+    }
 
     fn engine() -> wasmtime::Engine {
         wasmtime::Engine::new(&super::super::engine::config()).unwrap()
@@ -212,13 +223,7 @@ mod tests {
         assert!(Component::new(&engine, &whole).is_ok());
         let mut random = fastrand::Rng::with_seed(1);
         for _ in 0..3000 {
-            let mut bent = whole.clone();
-            for _ in 0..random.usize(1..4) {
-                let at = random.usize(0..bent.len());
-                bent[at] = random.u8(..);
-            }
-            bent.truncate(random.usize(8..=bent.len()));
-            let _ = Component::new(&engine, &bent);
+            let _ = Component::new(&engine, bent(&whole, 8, &mut random));
         }
     }
 }

@@ -171,7 +171,10 @@ fn text(bytes: &[u8]) -> Option<(String, &[u8])> {
 #[cfg(feature = "compiler")]
 #[cfg(test)]
 mod tests {
-    use super::{super::engine, *};
+    use super::{
+        super::{compile::tests::bent, engine},
+        *,
+    };
 
     fn compiled(text: &str) -> Vec<u8> {
         let engine = wasmtime::Engine::new(&engine::config()).unwrap();
@@ -198,13 +201,7 @@ mod tests {
         assert_eq!(Heading::read(&module), None);
         let mut random = fastrand::Rng::with_seed(1);
         for _ in 0..3000 {
-            let mut bent = whole.clone();
-            for _ in 0..random.usize(1..4) {
-                let at = random.usize(0..bent.len());
-                bent[at] = random.u8(..);
-            }
-            bent.truncate(random.usize(0..=bent.len()));
-            let _ = Heading::read(&bent);
+            let _ = Heading::read(&bent(&whole, 0, &mut random));
         }
     }
 }
