@@ -25,7 +25,7 @@ impl Watcher {
         let seen = messages.clone();
         let reading = async move {
             let reason = loop {
-                let message = match client.message().await {
+                let message = match client.message_whenever().await {
                     Ok(message) => message,
                     Err(error) => break error,
                 };

@@ -129,7 +129,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Mqtt<S> {
 
     /// The next message, unacknowledged.
     pub(crate) async fn message(&mut self) -> anyhow::Result<Message> {
-        let (head, body) = read_packet(&mut self.stream).await?;
+        soon("read a packet", self.message_whenever()).await?
+    }
+
+    /// The same, however long that takes: for who only looks on.
+    pub(crate) async fn message_whenever(&mut self) -> anyhow::Result<Message> {
+        let (head, body) = packet(&mut self.stream).await?;
         anyhow::ensure!(head & 0xf0 == 0x30, "no PUBLISH but {head:#x} {body:?}");
         let qos = (head >> 1) & 3;
         let mut rest = body.as_slice();
@@ -217,19 +222,23 @@ async fn read_packet<S>(stream: &mut S) -> anyhow::Result<(u8, Vec<u8>)>
 where
     S: AsyncRead + Unpin,
 {
-    let read = async {
-        let head = stream.read_u8().await?;
-        let mut length = 0;
-        for shift in [0, 7, 14, 21] {
-            let byte = stream.read_u8().await?;
-            length |= usize::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                break;
-            }
+    Ok(soon("read a packet", packet(stream)).await??)
+}
+
+async fn packet<S>(stream: &mut S) -> std::io::Result<(u8, Vec<u8>)>
+where
+    S: AsyncRead + Unpin,
+{
+    let head = stream.read_u8().await?;
+    let mut length = 0;
+    for shift in [0, 7, 14, 21] {
+        let byte = stream.read_u8().await?;
+        length |= usize::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            break;
         }
-        let mut body = vec![0; length];
-        stream.read_exact(&mut body).await?;
-        std::io::Result::Ok((head, body))
-    };
-    Ok(soon("read a packet", read).await??)
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await?;
+    Ok((head, body))
 }
