@@ -204,15 +204,20 @@ fn outbox(count: usize) -> Result<()> {
         Ok(now)
     };
     let figures = runtime.block_on(async {
+        let end_call = async || {
+            if let Some(durable) = client.end_call(Outcome::default()) {
+                durable.wait().await;
+            }
+        };
         let begin = Instant::now();
         for number in 0..count {
             client.publish_at_once(message.clone(), Instant::now())?;
             if (number + 1) % CALL == 0 {
-                client.end_call(Outcome::default()).await;
+                end_call().await;
                 look()?;
             }
         }
-        client.end_call(Outcome::default()).await;
+        end_call().await;
         let taken = count as f64 / begin.elapsed().as_secs_f64();
         let filled = look()?;
         let mut status = link.status();

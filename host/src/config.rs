@@ -13,6 +13,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -80,7 +81,7 @@ pub struct PluginConfig {
     /// What it may publish and subscribe to.
     pub grants: Grants,
     /// Handed to the plugin.
-    pub config: BTreeMap<String, String>,
+    pub config: Arc<BTreeMap<String, String>>,
     /// What it may use.
     pub limits: Limits,
     /// What of WASI it is lent.
@@ -218,7 +219,7 @@ impl Config {
             let messaging = plugin.messaging.map(|messaging| tables::messaging(messaging, &grants, &link.client_id));
             let messaging = messaging.transpose().map_err(|error| at(&error))?;
             let config = plugin.config;
-            let plugin = PluginConfig { component, grants, config, limits, wasi, command, messaging };
+            let plugin = PluginConfig { component, grants, config: config.into(), limits, wasi, command, messaging };
             plugins.insert(name, plugin);
         }
         let when_full = match file.outbox.when_full {

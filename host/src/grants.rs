@@ -1,15 +1,17 @@
 //! What a plugin may publish and subscribe to: nothing unless listed.
 
+use std::sync::Arc;
+
 use crate::topic::{TopicError, TopicFilter, TopicName};
 
 /// The host's own topics begin with this level; `remote management` will use it.
 pub const HOST_PREFIX: &str = "alphorn";
 
-/// The rights of one plugin, as its configuration lists them.
+/// The rights of one plugin, as its configuration lists them. Clones share the lists.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Grants {
-    publish: Vec<TopicFilter>,
-    subscribe: Vec<TopicFilter>,
+    publish: Arc<[TopicFilter]>,
+    subscribe: Arc<[TopicFilter]>,
     /// `reserved = true`: topics under `$…` and the host's prefix may be granted.
     reserved: bool,
 }
@@ -46,7 +48,7 @@ impl Grants {
     /// Reads the lists of a plugin's configuration; `{client_id}` is filled in.
     pub fn new(publish: &[String], subscribe: &[String], reserved: bool, client_id: &str) -> Result<Self, GrantError> {
         let parse = |filters: &[String]| {
-            filters.iter().map(|filter| grant(filter, reserved, client_id)).collect::<Result<Vec<_>, _>>()
+            filters.iter().map(|filter| grant(filter, reserved, client_id)).collect::<Result<Arc<_>, _>>()
         };
         Ok(Self { publish: parse(publish)?, subscribe: parse(subscribe)?, reserved })
     }

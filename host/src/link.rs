@@ -43,7 +43,9 @@ use tracing::{Instrument, info_span};
 pub(crate) use self::tls::{certificates, private_key, roots};
 pub use self::{
     backoff::BackoffSettings,
-    client::{Client, ClientOptions, Commit, Delivery, Gauge, Item, Mailbox, NotTaken, Notice, Outcome, WhenFull},
+    client::{
+        Client, ClientOptions, Commit, Delivery, Durable, Gauge, Item, Mailbox, NotTaken, Notice, Outcome, WhenFull,
+    },
     codec::{ConnAck, NOT_AUTHORIZED, Refusal, Secret, Version},
     connect::{Observer, ProxyRefusal, Stage, Step, TlsInfo, UpgradeRefusal},
     error::LinkError,
@@ -275,13 +277,7 @@ impl Link {
         let disk = disk.transpose()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let span = info_span!("link", name = %settings.label);
-        let ends = task::Ends {
-            commands: inbox,
-            own_commands: commands.downgrade(),
-            status: status_sender,
-            phase: phases,
-            rules: rules.clone(),
-        };
+        let ends = task::Ends { commands: inbox, status: status_sender, phase: phases, rules: rules.clone() };
         let task = task::Task::new(settings, ends, disk);
         let thread = thread::Builder::new().name("alphorn-link".into()).spawn(move || {
             runtime.block_on(task.run().instrument(span));

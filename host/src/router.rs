@@ -10,7 +10,9 @@
 //! the topic is matched here, and a broker that sends one copy per overlapping
 //! filter makes each of their subscribers see the message that often.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
+
+use rustc_hash::FxHashMap;
 
 use crate::{
     grants::HOST_PREFIX,
@@ -35,7 +37,7 @@ pub struct Subscription {
 /// Filters, subscribers, and the way from a topic to them.
 #[derive(Debug, Default)]
 pub struct Router {
-    entries: HashMap<u32, Entry>,
+    entries: FxHashMap<u32, Entry>,
     /// Ascending, so that subscribing again after a lost session is repeatable.
     identifiers: BTreeMap<TopicFilter, u32>,
     trie: Node,
@@ -54,7 +56,8 @@ struct Entry {
 /// One level of the topic tree.
 #[derive(Debug, Default)]
 struct Node {
-    levels: HashMap<String, Node>,
+    /// The hash is a cheap one: what is put in are the few filters plugins may have, not what peers send.
+    levels: FxHashMap<String, Node>,
     plus: Option<Box<Node>>,
     /// Filters that end here with `#`.
     hash: Vec<u32>,

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashSet,
-    fmt,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -80,6 +79,10 @@ pub enum Commit {
     /// Soon.
     Later,
 }
+
+/// What a call has published and written is on its way to the disk.
+#[derive(Debug)]
+pub struct Durable(oneshot::Receiver<bool>);
 
 /// What a call leaves behind when it ends well.
 #[derive(Debug, Default)]
@@ -159,8 +162,10 @@ pub struct Delivery {
     pub message: Message,
     /// It may have been handled before.
     pub redelivered: bool,
-    acknowledgement: Option<Acknowledgement>,
-    load: LoadGuard,
+    is_aside: bool,
+    /// The arrival the link has to be told about, exactly once. It is of QoS 1.
+    arrival: Option<session::Token>,
+    load: Arc<Load>,
 }
 
 /// How something a client asked for turned out.
@@ -220,6 +225,8 @@ pub enum NotTaken {
 pub(super) fn mailbox(id: SubscriberId, commands: Commands, options: &ClientOptions) -> (MailboxSender, Mailbox) {
     let (sender, items) = mpsc::unbounded_channel();
     let load = Arc::new(Load {
+        client: id,
+        commands: commands.downgrade(),
         messages: AtomicUsize::new(0),
         bytes: AtomicUsize::new(0),
         max_messages: options.mailbox_messages.into(),
@@ -324,18 +331,21 @@ impl Client {
         self.share.reserve_until(cost, until).await.map_err(|Full| NotTaken::Full)
     }
 
-    /// A call has ended well. With [`Commit::Call`] this returns when what it published and
-    /// wrote is safe on disk, or can't be; otherwise only when it wrote much, so that what is
-    /// to be written never gathers faster than the disk takes it.
-    pub async fn end_call(&self, outcome: Outcome) {
+    /// A call has ended well. What comes out is to be waited for before the next call: with
+    /// [`Commit::Call`] where it has published or written anything, otherwise only where it has
+    /// written much, so that what is to be written never gathers faster than the disk takes it.
+    #[must_use]
+    pub fn end_call(&self, outcome: Outcome) -> Option<Durable> {
         let Outcome { handled, is_kept, mut changes, mut behind } = outcome;
         const MUCH: usize = 64 * 1024;
         let taken = self.taken.swap(0, Relaxed);
         let is_to_last = taken > 0 || !changes.is_empty();
         let is_much = changes.iter().map(Change::size).sum::<usize>() > MUCH;
         let Some(commit) = self.commit.filter(|_| is_to_last || is_kept || !behind.is_empty()) else {
-            handled.into_iter().for_each(Delivery::handled);
-            return;
+            if let Some(token) = handled.and_then(Delivery::into_token) {
+                let _ = self.commands.send(Command::Handled(self.id, token));
+            }
+            return None;
         };
         changes.append(&mut behind);
         let kept = handled.as_ref().filter(|_| is_kept).map(|delivery| delivery.message.clone());
@@ -344,10 +354,7 @@ impl Client {
         let reply = (is_to_last && (commit == Commit::Call || is_much)).then_some(reply);
         let waits = reply.is_some();
         let sent = self.commands.send(Command::CallEnd(self.id, Box::new(CallEnd { token, kept, changes, reply })));
-        if sent.is_ok() && waits {
-            // False: the disk fails, which has been logged, and the next publish will be refused.
-            let _ = durable.await;
-        }
+        (sent.is_ok() && waits).then_some(Durable(durable))
     }
 
     /// Something is to be written soon; nobody waits for it.
@@ -450,6 +457,14 @@ impl Drop for Client {
     }
 }
 
+impl Durable {
+    /// Until it is safe there, or can't be.
+    pub async fn wait(self) {
+        // False: the disk fails, which has been logged, and the next publish will be refused.
+        let _ = self.0.await;
+    }
+}
+
 impl Mailbox {
     /// The next item, if one is there.
     pub fn try_recv(&mut self) -> Option<Item> {
@@ -504,73 +519,62 @@ impl Mailbox {
 
     /// A message that was kept, once more.
     pub fn again(&self, message: Message, number: u64) -> Delivery {
-        let bytes = message.cost();
-        self.load.messages.fetch_add(1, Relaxed);
-        self.load.bytes.fetch_add(bytes, Relaxed);
-        let load = LoadGuard { load: self.load.clone(), bytes, is_aside: false };
-        let acknowledgement = Acknowledgement { client: self.id, token: number, commands: Some(self.commands.clone()) };
-        Delivery { message, redelivered: true, acknowledgement: Some(acknowledgement), load }
+        self.load.holds(message, true, Some(number))
     }
 }
 
 impl Delivery {
     /// The number of the arrival, if it is acknowledged.
     pub fn number(&self) -> Option<u64> {
-        self.acknowledgement.as_ref().map(|acknowledgement| acknowledgement.token)
+        self.arrival
     }
 
     /// The message is done with, one way or the other.
     pub fn handled(mut self) {
-        if let Some(acknowledgement) = self.acknowledgement.take() {
-            acknowledgement.handled();
+        if let Some(token) = self.arrival.take() {
+            self.load.tell(|client| Command::Handled(client, token));
         }
     }
 
     /// It may have been handled before, from now on.
-    pub fn again(self) -> Self {
-        Self { redelivered: true, ..self }
+    pub fn again(mut self) -> Self {
+        self.redelivered = true;
+        self
     }
 
     /// It waits for something else than its turn: it leaves its place in the mailbox to others,
     /// as long as there are not more such than the mailbox holds.
     pub fn set_aside(&mut self) {
-        self.load.set_aside();
+        let (load, bytes) = (&self.load, self.message.cost());
+        let has_room = load.messages_aside.load(Relaxed) < load.max_messages.load(Relaxed)
+            && load.bytes_aside.load(Relaxed) + bytes <= load.max_bytes.load(Relaxed);
+        if !self.is_aside && has_room {
+            load.messages_aside.fetch_add(1, Relaxed);
+            load.bytes_aside.fetch_add(bytes, Relaxed);
+            load.messages.fetch_sub(1, Relaxed);
+            load.bytes.fetch_sub(bytes, Relaxed);
+            self.is_aside = true;
+        }
     }
 
     /// Whoever takes the token answers for it.
     fn into_token(mut self) -> Option<session::Token> {
-        let mut acknowledgement = self.acknowledgement.take()?;
-        acknowledgement.commands = None;
-        Some(acknowledgement.token)
+        self.arrival.take()
     }
 }
 
-/// Tells the link about one QoS 1 arrival, exactly once.
-pub(super) struct Acknowledgement {
-    pub(super) client: SubscriberId,
-    pub(super) token: session::Token,
-    pub(super) commands: Option<Commands>,
-}
-
-impl Acknowledgement {
-    fn handled(mut self) {
-        if let Some(commands) = self.commands.take() {
-            let _ = commands.send(Command::Handled(self.client, self.token));
-        }
-    }
-}
-
-impl Drop for Acknowledgement {
+impl Drop for Delivery {
     fn drop(&mut self) {
-        if let Some(commands) = self.commands.take() {
-            let _ = commands.send(Command::Abandoned(self.client, self.token));
+        let load = &self.load;
+        let (messages, bytes) = match self.is_aside {
+            true => (&load.messages_aside, &load.bytes_aside),
+            false => (&load.messages, &load.bytes),
+        };
+        messages.fetch_sub(1, Relaxed);
+        bytes.fetch_sub(self.message.cost(), Relaxed);
+        if let Some(token) = self.arrival.take() {
+            load.tell(|client| Command::Abandoned(client, token));
         }
-    }
-}
-
-impl fmt::Debug for Acknowledgement {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Acknowledgement({})", self.token)
     }
 }
 
@@ -584,6 +588,9 @@ pub(super) struct MailboxSender {
 /// What is in a mailbox and not settled.
 #[derive(Debug)]
 struct Load {
+    client: SubscriberId,
+    /// The link has it, too, and ends when no user has one any more: so it does not count.
+    commands: mpsc::WeakUnboundedSender<Command>,
     messages: AtomicUsize,
     bytes: AtomicUsize,
     max_messages: AtomicUsize,
@@ -597,25 +604,18 @@ struct Load {
     dropped: AtomicU64,
 }
 
-/// A part of the load; dropping it takes it off.
-#[derive(Debug)]
-struct LoadGuard {
-    load: Arc<Load>,
-    bytes: usize,
-    is_aside: bool,
-}
+impl Load {
+    /// One message more; dropping it takes it off again.
+    fn holds(self: &Arc<Self>, message: Message, redelivered: bool, arrival: Option<session::Token>) -> Delivery {
+        self.messages.fetch_add(1, Relaxed);
+        self.bytes.fetch_add(message.cost(), Relaxed);
+        Delivery { message, redelivered, is_aside: false, arrival, load: self.clone() }
+    }
 
-impl LoadGuard {
-    fn set_aside(&mut self) {
-        let load = &self.load;
-        let has_room = load.messages_aside.load(Relaxed) < load.max_messages.load(Relaxed)
-            && load.bytes_aside.load(Relaxed) + self.bytes <= load.max_bytes.load(Relaxed);
-        if !self.is_aside && has_room {
-            load.messages_aside.fetch_add(1, Relaxed);
-            load.bytes_aside.fetch_add(self.bytes, Relaxed);
-            load.messages.fetch_sub(1, Relaxed);
-            load.bytes.fetch_sub(self.bytes, Relaxed);
-            self.is_aside = true;
+    fn tell(&self, command: impl FnOnce(SubscriberId) -> Command) {
+        // Without a link nobody wants to know.
+        if let Some(commands) = self.commands.upgrade() {
+            let _ = commands.send(command(self.client));
         }
     }
 }
@@ -647,29 +647,12 @@ impl MailboxSender {
         self.load.overflows.store(overflows, Relaxed);
     }
 
-    pub(super) fn deliver(&self, message: Message, redelivered: bool, acknowledgement: Option<Acknowledgement>) {
-        let bytes = message.cost();
-        self.load.messages.fetch_add(1, Relaxed);
-        self.load.bytes.fetch_add(bytes, Relaxed);
-        let load = LoadGuard { load: self.load.clone(), bytes, is_aside: false };
-        let delivery = Delivery { message, redelivered, acknowledgement, load };
-        let _ = self.sender.send(Item::Message(delivery));
+    pub(super) fn deliver(&self, message: Message, redelivered: bool, arrival: Option<session::Token>) {
+        let _ = self.sender.send(Item::Message(self.load.holds(message, redelivered, arrival)));
     }
 
     pub(super) fn notify(&self, notice: Notice) {
         // A client that is gone needs no notice.
         let _ = self.sender.send(Item::Notice(notice));
-    }
-}
-
-impl Drop for LoadGuard {
-    fn drop(&mut self) {
-        let load = &self.load;
-        let (messages, bytes) = match self.is_aside {
-            true => (&load.messages_aside, &load.bytes_aside),
-            false => (&load.messages, &load.bytes),
-        };
-        messages.fetch_sub(1, Relaxed);
-        bytes.fetch_sub(self.bytes, Relaxed);
     }
 }

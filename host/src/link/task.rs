@@ -59,8 +59,6 @@ const SWEEP: Duration = Duration::from_secs(1);
 pub(super) struct Task {
     settings: Arc<LinkSettings>,
     commands: mpsc::UnboundedReceiver<Command>,
-    /// For the acknowledgements that travel with deliveries.
-    own_commands: mpsc::WeakUnboundedSender<Command>,
     status: watch::Sender<LinkStatus>,
     phase: watch::Receiver<Phase>,
     /// What messages have to keep to, shared with clients.
@@ -111,7 +109,6 @@ struct Registered {
 /// The link's ends of what connects it with its users.
 pub(super) struct Ends {
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
-    pub(super) own_commands: mpsc::WeakUnboundedSender<Command>,
     pub(super) status: watch::Sender<LinkStatus>,
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) rules: Arc<Rules>,
@@ -130,11 +127,10 @@ struct Clock {
 
 impl Task {
     pub(super) fn new(settings: LinkSettings, ends: Ends, disk: Option<Disk>) -> Self {
-        let Ends { commands, own_commands, status, phase, rules } = ends;
+        let Ends { commands, status, phase, rules } = ends;
         let (last_seq, last_token) = disk.as_ref().map_or((0, 0), |disk| (disk.last_seq(), disk.last_token()));
         let mut task = Self {
             commands,
-            own_commands,
             status,
             phase,
             rules,

@@ -11,6 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -33,7 +34,8 @@ use super::{
     },
     component::Loaded,
     engine::Engine,
-    imports::{GuestState, Lent},
+    imports::GuestState,
+    lent::Lent,
     messaging::{MessagingCore, MessagingCorePre, failure},
     output::{Allowance, Output, said},
     timers::Timers,
@@ -399,19 +401,27 @@ async fn guarded<R>(
     mut call: Pin<&mut impl Future<Output = wasmtime::Result<R>>>,
 ) -> Result<R, Fault> {
     let _running = engine.run();
-    let call = poll_fn(|context| {
-        let polled = call.as_mut().poll(context);
-        if polled.is_pending() {
-            // It waits for the host, perhaps for long; others may compute meanwhile.
+    // Most calls are over at once, and need no timer.
+    let first = poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await;
+    let result = match first {
+        Poll::Ready(result) => result,
+        Poll::Pending => {
             turn.end();
+            let rest = poll_fn(|context| {
+                let polled = call.as_mut().poll(context);
+                if polled.is_pending() {
+                    // It waits for the host, perhaps for long; others may compute meanwhile.
+                    turn.end();
+                }
+                polled
+            });
+            match timeout_at(deadline.at.into(), rest).await {
+                Ok(result) => result,
+                Err(_) => return Err(Fault::Overran(deadline.after)),
+            }
         }
-        polled
-    });
-    match timeout_at(deadline.at.into(), call).await {
-        Ok(Ok(result)) => Ok(result),
-        Ok(Err(error)) => Err(Fault::trapped(&error, limits)),
-        Err(_) => Err(Fault::Overran(deadline.after)),
-    }
+    };
+    result.map_err(|error| Fault::trapped(&error, limits))
 }
 
 /// The same without a deadline. The epoch advances only while it computes: it may well be that it
@@ -444,7 +454,7 @@ fn inbound<'a>(properties: &'a Properties, pairs: &'a [UserPropertyParam<'a>]) -
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, path::Path};
+    use std::path::Path;
 
     use wit_component::{ComponentEncoder, StringEncoding, dummy_module, embed_component_metadata};
     use wit_parser::{ManglingAndAbi, Resolve};
@@ -482,7 +492,7 @@ mod tests {
         let config = PluginConfig {
             component: path,
             grants: Grants::default(),
-            config: BTreeMap::new(),
+            config: Arc::default(),
             limits: Limits::default(),
             wasi: Wasi::default(),
             command: None,

@@ -33,8 +33,9 @@ use super::{
     bindings::exports::alphorn::plugin::guest::StartReason,
     component::Loaded,
     engine::Engine,
-    imports::{GuestState, Lent, Waiting, in_words},
+    imports::{GuestState, in_words},
     instance::{Fault, Instance},
+    lent::{Lent, Waiting},
     output::{Allowance, Output, said},
 };
 use crate::{

@@ -100,16 +100,16 @@ impl State {
 
     /// The call has ended well: what it has written, each key once.
     pub(super) fn accept(&mut self) -> impl Iterator<Item = (ByteString, Option<Bytes>)> {
-        let entries = &self.entries;
-        std::mem::take(&mut self.before).into_keys().map(|key| {
-            let value = entries.get(&key).cloned();
-            (key, value)
+        std::iter::from_fn(|| {
+            let (key, _) = self.before.pop_first()?;
+            let value = self.entries.get(&key).cloned();
+            Some((key, value))
         })
     }
 
     /// The call has failed: everything is as it was before.
     pub(super) fn undo(&mut self) {
-        for (key, old) in std::mem::take(&mut self.before) {
+        while let Some((key, old)) = self.before.pop_first() {
             if let Some(new) = self.entries.remove(&key) {
                 self.bytes -= cost(&key, &new);
             }

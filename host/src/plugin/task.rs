@@ -33,8 +33,8 @@ use super::{
     component::Loaded,
     guest::Guest,
     handle::{Request, Surroundings, SwapError},
-    imports::{About, Lent},
     instance::Fault,
+    lent::{About, Lent},
     lifecycle::{After, Life},
     probation::Probation,
     program::Happening,
@@ -175,7 +175,8 @@ impl Task {
 
     async fn next(&mut self) -> Next {
         let runs = self.instance.is_some();
-        let link_changed = runs && self.seen != Some(self.status.borrow().connection());
+        // It fails only when the link has ended, and with it the mailbox.
+        let link_changed = runs && (self.seen.is_none() || self.status.has_changed().unwrap_or(false));
         let is_program = matches!(self.instance, Some(Guest::Program(_)));
         // A program asks for messages, the others take what comes.
         let takes = self.instance.as_ref().is_some_and(Guest::takes_messages);

@@ -6,7 +6,6 @@ use tracing::{debug, warn};
 
 use super::{
     super::{
-        client::Acknowledgement,
         codec::Arrival,
         error::LinkError,
         overflow::Overflow,
@@ -82,8 +81,7 @@ impl Task {
         let reads = client.mailbox.as_ref().filter(|_| !client.is_away);
         match reads.filter(|mailbox| !lasts || (!client.overflow.is_on() && mailbox.has_room(message.cost()))) {
             Some(mailbox) => {
-                let acknowledgement = Acknowledgement { client: id, token, commands: self.own_commands.upgrade() };
-                mailbox.deliver(message.clone(), redelivered, Some(acknowledgement));
+                mailbox.deliver(message.clone(), redelivered, Some(token));
                 self.session.went_to(id, message, false);
                 false
             }
@@ -172,8 +170,7 @@ impl Task {
             return;
         };
         for Arrived { number, message, redelivered } in page.items {
-            let acknowledgement = Acknowledgement { client: id, token: number, commands: self.own_commands.upgrade() };
-            mailbox.deliver(message, redelivered, Some(acknowledgement));
+            mailbox.deliver(message, redelivered, Some(number));
         }
         client.overflow.loaded(last, page.more);
         mailbox.set_overflows(client.overflow.is_on());

@@ -8,20 +8,29 @@ use super::{
     super::{
         bindings::exports::alphorn::plugin::guest::{Event, Failure, Refused, Undelivered},
         guest::Guest,
-        imports::Lent,
         instance::Fault,
+        lent::Lent,
         lifecycle::retry_pause,
     },
     Task,
 };
 use crate::{
-    link::{Delivery, LinkState, Notice, Outcome},
+    link::{Delivery, Durable, LinkState, Notice, Outcome},
     store::Change,
     topic::TopicName,
 };
 
+/// What became of a message.
+#[must_use]
+pub(super) enum Settled {
+    /// The call is over when that is on disk.
+    Done(Option<Durable>),
+    /// The instance is of no use any more. On probation the message goes to the version before.
+    Failed(Box<(Fault, Option<Delivery>)>),
+}
+
 impl Task {
-    /// A message that may have to wait behind others of its topic.
+    /// A message that may have to wait behind another of its topic.
     pub(super) async fn receive(&mut self, mut delivery: Delivery) {
         if self.retries.holds(&delivery.message.topic) {
             delivery.set_aside();
@@ -40,37 +49,54 @@ impl Task {
             Guest::Program(_) => return self.give(delivery, attempt),
         };
         self.count_call();
-        self.settle(delivery, attempt, result).await;
+        let settled = self.settle(delivery, attempt, result);
+        self.see_to(settled).await;
     }
 
-    /// What comes of a message, now that it was tried.
-    pub(super) async fn settle(
+    /// What comes of a message, now that it was tried. It is moved no more than need be: this is on
+    /// the way of every message.
+    pub(super) fn settle(
         &mut self,
         delivery: Delivery,
         attempt: u32,
         result: Result<Result<(), Failure>, Fault>,
-    ) {
-        let topic = delivery.message.topic.clone();
-        match result {
-            Ok(Ok(())) => self.handled(delivery).await,
+    ) -> Settled {
+        let topic = Some(&delivery.message.topic).filter(|topic| self.retries.holds(topic)).cloned();
+        let settled = match result {
+            Ok(Ok(())) => Settled::Done(self.handled(delivery)),
             Ok(Err(Failure::Drop(reason))) => {
                 if self.may_log() {
-                    warn!(%topic, "the plugin gave a message up: {reason}");
+                    warn!(topic = %delivery.message.topic, "the plugin gave a message up: {reason}");
                 }
                 self.lent().map(Lent::undo);
-                self.handled(delivery).await;
+                Settled::Done(self.handled(delivery))
             }
             Ok(Err(Failure::Retry(reason))) => {
                 self.lent().map(Lent::undo);
                 self.try_again(delivery, attempt, &reason);
+                Settled::Done(None)
             }
-            Err(fault) if self.probation.is_some() => Box::pin(self.fault(&fault, Some(delivery))).await,
+            Err(fault) if self.probation.is_some() => Settled::Failed(Box::new((fault, Some(delivery)))),
             Err(fault) => {
                 self.try_again(delivery, attempt, &fault.to_string());
-                Box::pin(self.fault(&fault, None)).await;
+                Settled::Failed(Box::new((fault, None)))
+            }
+        };
+        if let Some(topic) = topic {
+            self.tried(&topic);
+        }
+        settled
+    }
+
+    pub(super) async fn see_to(&mut self, settled: Settled) {
+        match settled {
+            Settled::Done(None) => {}
+            Settled::Done(Some(durable)) => durable.wait().await,
+            Settled::Failed(failed) => {
+                let (fault, delivery) = *failed;
+                Box::pin(self.fault(&fault, delivery)).await;
             }
         }
-        self.tried(&topic);
     }
 
     /// A message of this topic was tried: what waits behind it may be due.
@@ -80,13 +106,14 @@ impl Task {
         }
     }
 
-    async fn handled(&mut self, delivery: Delivery) {
+    fn handled(&mut self, delivery: Delivery) -> Option<Durable> {
         self.counters.handled.fetch_add(1, Relaxed);
         let (is_kept, behind) = self.keep(&delivery);
-        self.call_ended(Outcome { handled: Some(delivery), is_kept, behind, ..Outcome::default() }).await;
+        let durable = self.end_call(Outcome { handled: Some(delivery), is_kept, behind, ..Outcome::default() });
         if self.probation.as_ref().is_some_and(|probation| probation.is_over(Instant::now())) {
             self.pass();
         }
+        durable
     }
 
     /// On probation a message that is done with is kept aside, for the version before. What is
@@ -199,13 +226,17 @@ impl Task {
         }
     }
 
-    /// A call has ended well.
     pub(super) async fn call_ended(&mut self, outcome: Outcome) {
-        let Some(instance) = &mut self.instance else { return };
-        self.counters.memory.store(instance.memory(), Relaxed);
-        if let Some(lent) = instance.lent() {
-            lent.call_ended(outcome).await;
+        if let Some(durable) = self.end_call(outcome) {
+            durable.wait().await;
         }
+    }
+
+    /// A call has ended well. What comes out is to be waited for before the next one.
+    fn end_call(&mut self, outcome: Outcome) -> Option<Durable> {
+        let instance = self.instance.as_mut()?;
+        self.counters.memory.store(instance.memory(), Relaxed);
+        instance.lent()?.call_ended(outcome)
     }
 
     /// What a guest causes in the log counts as its own lines.

@@ -55,7 +55,10 @@ impl Task {
             Happening::Asks => self.done_with_line().await,
             Happening::Ended(Ok(())) => self.finished().await,
             Happening::Ended(Err(fault)) => match self.in_hand.take() {
-                Some(InHand { delivery, attempt }) => self.settle(delivery, attempt, Err(fault)).await,
+                Some(InHand { delivery, attempt }) => {
+                    let settled = self.settle(delivery, attempt, Err(fault));
+                    self.see_to(settled).await;
+                }
                 None => self.fault(&fault, None).await,
             },
         }
@@ -68,7 +71,8 @@ impl Task {
             return;
         }
         if let Some(InHand { delivery, attempt }) = self.in_hand.take() {
-            self.settle(delivery, attempt, Ok(Ok(()))).await;
+            let settled = self.settle(delivery, attempt, Ok(Ok(())));
+            self.see_to(settled).await;
         }
     }
 

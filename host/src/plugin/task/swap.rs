@@ -27,7 +27,7 @@ use super::{
         component::{self, ComponentError, Loaded},
         guest::Guest,
         handle::{Request, Surroundings, Swap, SwapError},
-        imports::Lent,
+        lent::Lent,
         lifecycle::State,
         probation::Probation,
         versions::{InUse, digest},
@@ -258,8 +258,9 @@ impl Task {
             behind.push(Change::Snapshot { plugin: self.name.clone() });
         }
         behind.extend(self.installed_now());
-        if let Some(lent) = &mut self.lent {
-            lent.client.end_call(Outcome { changes, behind, ..Outcome::default() }).await;
+        let outcome = Outcome { changes, behind, ..Outcome::default() };
+        if let Some(durable) = self.lent.as_ref().and_then(|lent| lent.client.end_call(outcome)) {
+            durable.wait().await;
         }
         if is_stopped {
             // Nobody has asked for it to run.

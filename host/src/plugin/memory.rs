@@ -1,0 +1,100 @@
+//! How much memory a guest has, and may have.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use wasmtime::ResourceLimiter;
+
+/// All memories and tables of one guest together, and the messages the host holds for it.
+pub(super) struct Memory {
+    used: usize,
+    /// The same, for whoever looks on while it runs.
+    shown: Arc<AtomicUsize>,
+    limit: usize,
+    /// A request over the limit was refused.
+    pub(super) refused: bool,
+}
+
+impl ResourceLimiter for Memory {
+    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(self.grow(desired.saturating_sub(current)))
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(self.grow(desired.saturating_sub(current).saturating_mul(size_of::<usize>())))
+    }
+}
+
+impl Memory {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { used: 0, shown: Arc::default(), limit, refused: false }
+    }
+
+    /// Shows the bytes it has.
+    pub(super) fn gauge(&self) -> Arc<AtomicUsize> {
+        self.shown.clone()
+    }
+
+    /// Bytes it has.
+    pub(super) fn used(&self) -> usize {
+        self.used
+    }
+
+    /// The host holds so many bytes more for it.
+    pub(super) fn take(&mut self, bytes: usize) -> wasmtime::Result<()> {
+        if self.grow(bytes) { Ok(()) } else { Err(wasmtime::Error::msg("no memory is left for another message")) }
+    }
+
+    /// It holds so many less.
+    pub(super) fn give_back(&mut self, bytes: usize) {
+        self.used = self.used.saturating_sub(bytes);
+        self.shown.store(self.used, Relaxed);
+    }
+
+    fn grow(&mut self, bytes: usize) -> bool {
+        let used = self.used.saturating_add(bytes);
+        if used > self.limit {
+            self.refused = true;
+            return false;
+        }
+        self.used = used;
+        self.shown.store(used, Relaxed);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wasmtime::{Instance, Module, Store};
+
+    use super::*;
+
+    /// Whether a module can be instantiated with so many bytes, and what its function `grow` says.
+    fn grows(limit: usize, text: &str) -> Option<i32> {
+        let engine = wasmtime::Engine::new(&super::super::engine::config()).unwrap();
+        let memory = Memory::new(limit);
+        let mut store = Store::new(&engine, memory);
+        store.limiter(|memory| memory);
+        store.set_epoch_deadline(1);
+        let module = Module::new(&engine, wat::parse_str(text).unwrap()).unwrap();
+        let instance = Instance::new(&mut store, &module, &[]).ok()?;
+        let grow = instance.get_typed_func::<(), i32>(&mut store, "grow").unwrap();
+        Some(grow.call(&mut store, ()).unwrap())
+    }
+
+    #[test]
+    fn memories_and_tables_are_counted_together() {
+        let two = r#"(module (memory $a 1) (memory $b 1) (table $t 1000 funcref)
+            (func (export "grow") (result i32) (memory.grow $b (i32.const 1))))"#;
+        let pages = |count: usize| count * 65536 + 1000 * size_of::<usize>();
+        assert_eq!(grows(pages(3), two), Some(1));
+        assert_eq!(grows(pages(3) - 1, two), Some(-1), "a third page is over the limit");
+        assert_eq!(grows(pages(2) - 1, two), None, "it does not even start");
+        let bomb = r#"(module (table $t 0 funcref)
+            (func (export "grow") (result i32) (table.grow $t (ref.null func) (i32.const 10000000))))"#;
+        assert_eq!(grows(16 * 1024 * 1024, bomb), Some(-1));
+        assert_eq!(grows(16 * 1024 * 1024, "(module (table 100000000 funcref))"), None);
+    }
+}
