@@ -21,6 +21,7 @@ mod dev;
 mod device_advisor;
 mod doctor;
 mod examples;
+mod frozen;
 mod fuzz;
 mod hostile;
 mod inbox;
