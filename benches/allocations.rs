@@ -6,6 +6,7 @@
 //! do with fewer lowers the numbers here.
 
 mod rig;
+mod support;
 
 use alphorn::message::Qos;
 use anyhow::Result;

@@ -11,6 +11,7 @@ pub(crate) mod allocations;
 pub(crate) mod peer;
 pub(crate) mod processor;
 pub(crate) mod program;
+pub(crate) mod tls;
 
 use std::{
     collections::BTreeMap,
@@ -33,6 +34,7 @@ use alphorn::{
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use peer::Peer;
+use tls::TlsFront;
 use tokio::runtime::Runtime;
 
 /// The longest anything here may take.
@@ -43,6 +45,24 @@ pub(crate) struct Rig {
     runtime: Runtime,
     host: Host,
     pub(crate) peer: Peer,
+    /// What ends TLS before the peer, if anything does.
+    _front: Option<TlsFront>,
+}
+
+/// How the link reaches the peer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Wire {
+    Plain,
+    Tls,
+}
+
+impl Wire {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Tls => "tls",
+        }
+    }
 }
 
 /// A plugin of the meter.
@@ -92,7 +112,7 @@ impl MeterPlugin {
 impl Rig {
     /// Plugins of the meter, connected to the peer. Nothing is kept on disk.
     pub(crate) fn start(component: &Path, plugins: &[MeterPlugin]) -> Result<Self> {
-        Self::start_with(component, plugins, "", Compiler::InProcess)
+        Self::start_with(component, plugins, "", Compiler::InProcess, Wire::Plain)
     }
 
     /// The same, with more of a configuration.
@@ -101,14 +121,19 @@ impl Rig {
         plugins: &[MeterPlugin],
         head: &str,
         compiler: Compiler,
+        wire: Wire,
     ) -> Result<Self> {
         let peer = Peer::start()?;
+        let front = (wire == Wire::Tls).then(|| TlsFront::start(peer.addr())).transpose()?;
         let head = format!("{head}[outbox]\nstorage = \"memory\"\nmax_bytes = \"unlimited\"\n");
         let text: String = plugins.iter().map(|plugin| plugin.configuration(component)).collect();
-        let config = configuration(&peer, &head, &text)?;
+        let config = match &front {
+            Some(front) => front.configuration(&format!("{head}{text}"))?,
+            None => configuration(&peer, &head, &text)?,
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let host = runtime.block_on(Host::start(config, compiler))?;
-        let rig = Self { runtime, host, peer };
+        let rig = Self { runtime, host, peer, _front: front };
         rig.run_until("the subscriptions", |rig| rig.peer.subscriptions() >= plugins.len())?;
         Ok(rig)
     }

@@ -13,7 +13,8 @@ use std::{
 use anyhow::{Context, Result};
 
 /// Whose work it is. A thread is known by what it does and those behind it do not.
-const THREADS: [(&str, &str); 4] = [
+const THREADS: [(&str, &str); 5] = [
+    ("front", "alphorn_dev_broker::front::relay"),
     ("peer", "rig::peer::serve"),
     ("plugin", "alphorn::plugin::task"),
     ("journal", "alphorn::journal::Writer"),
