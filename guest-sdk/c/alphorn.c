@@ -62,14 +62,11 @@ alphorn_outcome_t alphorn_drop(const char *words) {
 
 // What the plugin calls.
 
-const char *alphorn_publish(const char *topic, const void *payload, size_t length, int qos) {
-  alphorn_plugin_types_message_t message = {0};
-  message.topic = borrowed(topic);
-  message.payload = (wit_list_u8_t){(uint8_t *)payload, length};
-  message.qos = qos == 0 ? ALPHORN_PLUGIN_TYPES_QOS_AT_MOST_ONCE : ALPHORN_PLUGIN_TYPES_QOS_AT_LEAST_ONCE;
+const char *alphorn_publish_message(const alphorn_plugin_types_message_t *message) {
   uint32_t id;
   alphorn_plugin_mqtt_publish_error_t refusal;
-  if (alphorn_plugin_mqtt_publish(&message, &id, &refusal)) return NULL;
+  // It is only read.
+  if (alphorn_plugin_mqtt_publish((alphorn_plugin_types_message_t *)message, &id, &refusal)) return NULL;
   const char *words;
   switch (refusal.tag) {
     case ALPHORN_PLUGIN_MQTT_PUBLISH_ERROR_TOO_LARGE: words = error(NULL, "the message is too large"); break;
@@ -80,6 +77,14 @@ const char *alphorn_publish(const char *topic, const void *payload, size_t lengt
   }
   alphorn_plugin_mqtt_publish_error_free(&refusal);
   return words;
+}
+
+const char *alphorn_publish(const char *topic, const void *payload, size_t length, int qos) {
+  alphorn_plugin_types_message_t message = {0};
+  message.topic = borrowed(topic);
+  message.payload = (wit_list_u8_t){(uint8_t *)payload, length};
+  message.qos = qos == 0 ? ALPHORN_PLUGIN_TYPES_QOS_AT_MOST_ONCE : ALPHORN_PLUGIN_TYPES_QOS_AT_LEAST_ONCE;
+  return alphorn_publish_message(&message);
 }
 
 static const char *subscribe_error(alphorn_plugin_mqtt_subscribe_error_t *refusal) {

@@ -1,5 +1,6 @@
-// What a plugin in C or C++ includes: a thin layer over wit.h, which wit-bindgen makes of the
-// WIT package `alphorn:plugin` and which says what each call means. All of wit.h is there, too.
+// What a plugin in C includes (one in C++: alphorn.hpp): a thin layer over wit.h, which
+// wit-bindgen makes of the WIT package `alphorn:plugin` and which says what each call means.
+// All of wit.h is there, too.
 //
 // Text that goes in ends with a NUL. An error is its words, and no error is NULL; they are
 // good until the next call of this layer.
@@ -63,6 +64,8 @@ const char *alphorn_on_stop(exports_alphorn_plugin_guest_stop_reason_t reason);
 
 /// Hands a message to the host, at QoS 0 or 1.
 const char *alphorn_publish(const char *topic, const void *payload, size_t length, int qos);
+/// The same with all that a message can have: retained, with MQTT 5 properties.
+const char *alphorn_publish_message(const alphorn_plugin_types_message_t *message);
 const char *alphorn_subscribe(const char *filter, int qos);
 const char *alphorn_unsubscribe(const char *filter);
 

@@ -10,6 +10,7 @@
 
 mod c;
 mod command;
+mod go;
 mod javascript;
 mod python;
 mod rust;
@@ -18,6 +19,7 @@ pub mod template;
 mod tools;
 pub mod wit;
 mod wrap;
+mod zig;
 
 use std::{
     fs, io,
@@ -50,6 +52,8 @@ pub async fn build(folder: &Path) -> anyhow::Result<Built> {
         Language::Rust => rust::build(folder).await,
         Language::JavaScript => javascript::build(folder).await,
         Language::Python => python::build(folder).await,
+        Language::Go => go::build(folder).await,
+        Language::Zig => zig::build(folder).await,
         Language::C => c::build(folder).await,
     }
 }
@@ -60,6 +64,8 @@ enum Language {
     /// And TypeScript: one toolchain takes both.
     JavaScript,
     Python,
+    Go,
+    Zig,
     /// And C++.
     C,
 }
@@ -71,14 +77,14 @@ impl Language {
         Self::from_files(&names).with_context(|| {
             format!(
                 "{} is no plugin's folder: it has neither Cargo.toml (Rust), package.json (JavaScript, TypeScript), \
-                 pyproject.toml (Python) nor a .c or .cpp file; for another language, `[build]` in its {CONFIG} \
-                 names a `command` and the `component` it makes",
+                 pyproject.toml (Python), go.mod (Go) nor a .zig, .c or .cpp file; for another language, `[build]` in \
+                 its {CONFIG} names a `command` and the `component` it makes",
                 folder.display()
             )
         })
     }
 
-    /// The manifest decides; C has none.
+    /// The manifest decides; Zig and C have none.
     fn from_files(names: &[String]) -> Option<Self> {
         let has = |wanted: &str| names.iter().any(|name| name == wanted);
         let any = |is: fn(&Path) -> bool| names.iter().any(|name| is(Path::new(name)));
@@ -86,6 +92,8 @@ impl Language {
             () if has("Cargo.toml") => Some(Self::Rust),
             () if has("package.json") => Some(Self::JavaScript),
             () if has("pyproject.toml") => Some(Self::Python),
+            () if has("go.mod") => Some(Self::Go),
+            () if any(zig::is_source) => Some(Self::Zig),
             () if any(c::is_source) => Some(Self::C),
             () => None,
         }
@@ -189,6 +197,8 @@ mod tests {
         assert_eq!(language(&["Cargo.toml", "lib.rs", "helper.c"]), Some(Language::Rust));
         assert_eq!(language(&["package.json", "plugin.ts"]), Some(Language::JavaScript));
         assert_eq!(language(&["pyproject.toml", "plugin.py"]), Some(Language::Python));
+        assert_eq!(language(&["go.mod", "plugin.go", "helper.c"]), Some(Language::Go));
+        assert_eq!(language(&["alphorn.toml", "helper.c", "plugin.zig"]), Some(Language::Zig));
         assert_eq!(language(&["alphorn.toml", "plugin.c"]), Some(Language::C));
         assert_eq!(language(&["plugin.cpp"]), Some(Language::C));
         assert_eq!(language(&["README.md", "plugin.h"]), None);
@@ -215,7 +225,7 @@ mod tests {
     fn a_folder_of_none_says_what_there_could_be() {
         let folder = tempfile::tempdir().unwrap();
         let words = Language::of(folder.path()).unwrap_err().to_string();
-        for part in ["Cargo.toml", "package.json", "pyproject.toml", ".c", "[build]", "command"] {
+        for part in ["Cargo.toml", "package.json", "pyproject.toml", "go.mod", ".c", "[build]", "command"] {
             assert!(words.contains(part), "{words}");
         }
     }

@@ -177,12 +177,16 @@ pub(crate) struct NewArgs {
 pub(crate) enum LanguageArg {
     Rust,
     C,
+    #[value(alias = "c++")]
+    Cpp,
     #[value(alias = "js")]
     Javascript,
     #[value(alias = "ts")]
     Typescript,
     #[value(alias = "py")]
     Python,
+    Go,
+    Zig,
 }
 
 #[cfg(feature = "tooling")]

@@ -1,32 +1,36 @@
 //! C and C++: a compiler that brings a C library for WASI makes a core module of the
-//! plugin, the bindings and the layer above them.
+//! plugin, the bindings and the layers above them.
 //!
 //! The bindings in `guest-sdk/c` are what wit-bindgen makes of the WIT package
-//! (`tests/bindings.rs` holds them to that), so nobody needs that program here.
+//! (`tests/bindings` holds them to that), so nobody needs that program here.
 
 use std::{
     env, fs,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use tokio::process::Command;
 
 use super::{Built, finish, folder_name, names, names_if_any, support, tools, write};
 
-/// The bindings, and the layer that makes them pleasant.
-const SDK: [(&str, &str); 4] = [
+/// The bindings, and the layers that make them pleasant.
+const SDK: [(&str, &str); 5] = [
     ("wit.c", include_str!("../../../guest-sdk/c/wit.c")),
     ("wit.h", include_str!("../../../guest-sdk/c/wit.h")),
     ("alphorn.c", include_str!("../../../guest-sdk/c/alphorn.c")),
     ("alphorn.h", include_str!("../../../guest-sdk/c/alphorn.h")),
+    ("alphorn.hpp", include_str!("../../../guest-sdk/cpp/alphorn.hpp")),
 ];
 
 /// The compiler that is easiest to get.
-const TOOL: &str = "ziglang==0.17.1";
+pub(super) const TOOL: &str = "ziglang==0.17.1";
 
 /// Small before fast; nothing but the plugin's own words in the warnings.
 const FLAGS: [&str; 4] = ["-Os", "-Wall", "-Wextra", "-Wno-unused-parameter"];
+
+/// Exceptions are not to be had in a component yet, so what can fail returns `std::expected`.
+const CPP: [&str; 2] = ["-std=c++23", "-fno-exceptions"];
 
 /// A library of functions, not a program; and a stack that a device can spare: zig's own
 /// default is 16 MiB, which is all the memory that a plugin has.
@@ -48,9 +52,7 @@ pub(super) async fn build(folder: &Path) -> anyhow::Result<Built> {
     let compiler = Compiler::find(folder).await?;
     let name = folder_name(folder)?;
     let support = support(folder)?;
-    for (name, text) in SDK {
-        write(&support.join(name), text)?;
-    }
+    write_sdk(&support)?;
     let objects = support.join("objects");
     fs::create_dir_all(&objects).with_context(|| format!("can't make {}", objects.display()))?;
 
@@ -62,7 +64,8 @@ pub(super) async fn build(folder: &Path) -> anyhow::Result<Built> {
         let stem = source.file_name().context("a source has a name")?.to_string_lossy().replace('.', "_");
         let object = objects.join(format!("{stem}.o"));
         let mut command = compiler.command(is_cpp(&source));
-        command.current_dir(folder).args(FLAGS).arg("-I").arg(&support).arg("-c").arg(&source).arg("-o").arg(&object);
+        command.current_dir(folder).args(FLAGS).args(if is_cpp(&source) { &CPP[..] } else { &[] });
+        command.arg("-I").arg(&support).arg("-c").arg(&source).arg("-o").arg(&object);
         tools::run(command, &format!("compiling {}", source.display())).await?;
         linked.push(object);
     }
@@ -71,6 +74,10 @@ pub(super) async fn build(folder: &Path) -> anyhow::Result<Built> {
     command.current_dir(folder).args(LINKING).args(linked).arg("-o").arg(&made);
     tools::run(command, "linking").await?;
     finish(folder, &name, &made)
+}
+
+pub(super) fn write_sdk(support: &Path) -> anyhow::Result<()> {
+    SDK.iter().try_for_each(|(name, text)| write(&support.join(name), text))
 }
 
 /// What lies in the folder and in `src/`.
@@ -94,43 +101,50 @@ impl Compiler {
         if let Some(sdk) = env::var_os("WASI_SDK_PATH").filter(|path| !path.is_empty()) {
             return Ok(Self::Clang(Path::new(&sdk).join("bin")));
         }
-        if let Some(zig) = tools::find_in_path("zig") {
-            return Ok(Self::Zig(vec![zig]));
-        }
-        for python in tools::pythons(folder) {
-            if tools::has_module(&python, "ziglang").await {
-                return Ok(Self::Zig(vec![python, "-m".into(), "ziglang".into()]));
-            }
-        }
-        bail!(
-            "there is no C compiler for WebAssembly: in {}, run `python3 -m venv .venv && .venv/bin/pip install {TOOL}` \
-             (or install zig, or set WASI_SDK_PATH to a WASI SDK)",
-            folder.display()
-        )
+        zig(folder).await.map(Self::Zig).with_context(|| {
+            format!(
+                "there is no C compiler for WebAssembly: in {}, run `python3 -m venv .venv && .venv/bin/pip install \
+                 {TOOL}` (or install zig, or set WASI_SDK_PATH to a WASI SDK)",
+                folder.display()
+            )
+        })
     }
 
     fn command(&self, is_cpp: bool) -> Command {
         match self {
             Self::Zig(zig) => {
-                let mut words = zig.iter();
-                let mut command = Command::new(words.next().map_or(Path::new("zig"), PathBuf::as_path));
-                command.args(words).arg(if is_cpp { "c++" } else { "cc" });
-                command.args(["-target", "wasm32-wasi"]);
-                if is_cpp {
-                    command.arg("-fno-exceptions");
-                }
+                let mut command = start(zig);
+                command.arg(if is_cpp { "c++" } else { "cc" }).args(["-target", "wasm32-wasi"]);
                 command
             }
             Self::Clang(bin) => {
                 let mut command = Command::new(bin.join(if is_cpp { "clang++" } else { "clang" }));
                 command.arg("--target=wasm32-wasip1");
-                if is_cpp {
-                    command.arg("-fno-exceptions");
-                }
                 command
             }
         }
     }
+}
+
+/// How to start zig: a program of its own, or a module of python.
+pub(super) async fn zig(folder: &Path) -> Option<Vec<PathBuf>> {
+    if let Some(zig) = tools::find_in_path("zig") {
+        return Some(vec![zig]);
+    }
+    for python in tools::pythons(folder) {
+        if tools::has_module(&python, "ziglang").await {
+            return Some(vec![python, "-m".into(), "ziglang".into()]);
+        }
+    }
+    None
+}
+
+/// The command that these words are.
+pub(super) fn start(words: &[PathBuf]) -> Command {
+    let mut words = words.iter();
+    let mut command = Command::new(words.next().map_or(Path::new("zig"), PathBuf::as_path));
+    command.args(words);
+    command
 }
 
 #[cfg(test)]

@@ -16,12 +16,18 @@ pub enum Template {
     Rust,
     /// By zig, or a WASI SDK.
     C,
+    /// The same.
+    Cpp,
     /// By componentize-qjs.
     JavaScript,
     /// The same.
     TypeScript,
     /// By componentize-py.
     Python,
+    /// By Go's own compiler.
+    Go,
+    /// By zig.
+    Zig,
 }
 
 /// The files of a folder in `templates/`.
@@ -36,6 +42,7 @@ impl Template {
         match self {
             Self::Rust => files!("rust": "Cargo.toml" "src/lib.rs" "alphorn.toml" "README.md" "gitignore"),
             Self::C => files!("c": "plugin.c" "compile_flags.txt" "alphorn.toml" "README.md" "gitignore"),
+            Self::Cpp => files!("cpp": "plugin.cpp" "compile_flags.txt" "alphorn.toml" "README.md" "gitignore"),
             Self::JavaScript => {
                 files!("javascript": "package.json" "jsconfig.json" "src/plugin.js" "alphorn.toml" "README.md" "gitignore")
             }
@@ -43,6 +50,8 @@ impl Template {
                 files!("typescript": "package.json" "tsconfig.json" "src/plugin.ts" "alphorn.toml" "README.md" "gitignore")
             }
             Self::Python => files!("python": "pyproject.toml" "plugin.py" "alphorn.toml" "README.md" "gitignore"),
+            Self::Zig => files!("zig": "plugin.zig" "alphorn.toml" "README.md" "gitignore"),
+            Self::Go => files!("go": "go.mod" "plugin.go" "alphorn.toml" "README.md" "gitignore"),
         }
     }
 
@@ -188,8 +197,17 @@ mod tests {
 
     use super::*;
 
-    const ALL: [Template; 5] =
-        [Template::Rust, Template::C, Template::JavaScript, Template::TypeScript, Template::Python];
+    /// With the folder of each.
+    const ALL: [(Template, &str); 8] = [
+        (Template::Rust, "rust"),
+        (Template::C, "c"),
+        (Template::Cpp, "cpp"),
+        (Template::JavaScript, "javascript"),
+        (Template::TypeScript, "typescript"),
+        (Template::Python, "python"),
+        (Template::Go, "go"),
+        (Template::Zig, "zig"),
+    ];
 
     fn source(folder: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder)
@@ -213,7 +231,7 @@ mod tests {
 
     #[test]
     fn every_file_of_a_template_and_of_the_sdk_is_brought_along() {
-        for (template, folder) in ALL.into_iter().zip(["rust", "c", "javascript", "typescript", "python"]) {
+        for (template, folder) in ALL {
             let brought: BTreeSet<_> = template.files().iter().map(|(file, _)| PathBuf::from(file)).collect();
             assert_eq!(brought, files_in(&source("host/templates").join(folder)));
         }
@@ -225,7 +243,7 @@ mod tests {
 
     #[test]
     fn nothing_of_a_template_is_left_to_fill_in_and_its_tools_are_those_of_the_builder() {
-        for template in ALL {
+        for (template, _) in ALL {
             let folder = tempfile::tempdir().unwrap();
             let folder = folder.path().join("flow-meter");
             template.create(&folder).unwrap();
@@ -239,6 +257,14 @@ mod tests {
                 }
                 if file.ends_with("pyproject.toml") {
                     assert!(text.contains(super::super::python::TOOL), "{text}");
+                }
+                let compiler = match template {
+                    Template::C | Template::Cpp | Template::Zig => Some(super::super::c::TOOL),
+                    Template::Go => Some(super::super::go::TOOL),
+                    Template::Rust | Template::JavaScript | Template::TypeScript | Template::Python => None,
+                };
+                if let Some(compiler) = compiler.filter(|_| file.ends_with("README.md")) {
+                    assert!(text.contains(compiler), "{text}");
                 }
                 if file.ends_with("plugin.c") {
                     assert!(text.contains("\"flow-meter/in\""), "{text}");

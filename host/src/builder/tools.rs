@@ -51,6 +51,15 @@ pub(super) async fn run(mut command: Command, what: &str) -> anyhow::Result<()> 
     Ok(())
 }
 
+/// The same for a program whose result is what it says.
+pub(super) async fn output(mut command: Command, what: &str) -> anyhow::Result<Vec<u8>> {
+    command.stdin(Stdio::null()).stderr(Stdio::inherit()).stdout(Stdio::piped()).kill_on_drop(true);
+    // Not `output`, which takes stderr as well.
+    let output = command.spawn().with_context(|| format!("{what} can't be started"))?.wait_with_output().await?;
+    ensure!(output.status.success(), "{what} failed ({}); its message is above", output.status);
+    Ok(output.stdout)
+}
+
 /// The same for a program that tells of its progress: what it says is shown only if it fails.
 pub(super) async fn run_quietly(mut command: Command, what: &str) -> anyhow::Result<()> {
     command.stdin(Stdio::null()).kill_on_drop(true);

@@ -26,10 +26,7 @@ alphorn_outcome_t alphorn_on_message(const alphorn_message_t *message) {
   alphorn_plugin_types_message_t echo = *message->whole;
   echo.topic = (wit_string_t){(uint8_t *)topic, length + suffix};
   echo.retain = false;
-  uint32_t id;
-  alphorn_plugin_mqtt_publish_error_t refusal;
-  bool taken = alphorn_plugin_mqtt_publish(&echo, &id, &refusal);
-  if (!taken) alphorn_plugin_mqtt_publish_error_free(&refusal);
+  const char *refusal = alphorn_publish_message(&echo);
   free(topic);
-  return taken ? alphorn_handled() : alphorn_retry("the host did not take the echo");
+  return refusal == NULL ? alphorn_handled() : alphorn_retry(refusal);
 }

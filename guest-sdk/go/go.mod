@@ -1,0 +1,3 @@
+module alphorn
+
+go 1.25
