@@ -64,6 +64,62 @@ async fn a_session_from_the_first_build_to_ctrl_c() -> Result<()> {
     Ok(())
 }
 
+/// A plain program: what it reads is what it may subscribe to, and both what it does and what
+/// it may do change on save.
+#[cfg(feature = "embedded-broker")]
+#[tokio::test]
+async fn a_plain_program_and_what_it_may_do_are_swapped_on_save() -> Result<()> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("dev").join("program");
+    fs::create_dir_all(folder.join("src"))?;
+    let manifest = "[workspace]\n[package]\nname = \"parrot\"\nversion = \"0.1.0\"\nedition = \"2024\"\n";
+    fs::write(folder.join("Cargo.toml"), manifest)?;
+    let (source, settings) = (folder.join("src/main.rs"), folder.join("alphorn.toml"));
+    let says = |what: &str| {
+        format!(
+            "fn main() {{\n    for line in std::io::stdin().lines() {{\n        println!(\"{what} {{}}\", line.unwrap());\n    }}\n}}\n"
+        )
+    };
+    let may = |topic: &str| {
+        format!(
+            "[plugins.parrot]\ncomponent = \"parrot.wasm\"\npublish = [\"{topic}\"]\nsubscribe = [\"hears\"]\n\
+             [plugins.parrot.command]\ntopic = \"{topic}\"\n"
+        )
+    };
+    fs::write(&source, says("heard"))?;
+    fs::write(&settings, may("says"))?;
+    build(&folder).await?;
+    let mut dev = start(&folder)?;
+    dev.log(&["connect success", "client id alphorn-dev,"]).await?;
+    let line = dev.log(&["alphorn pub --config "]).await?;
+    let client = line.split("--config ").nth(1).and_then(|rest| rest.split(' ').next()).context("no --config")?;
+    let publish = async |payload: &str| -> Result<()> {
+        Program::start(&["pub", "--config", client, "hears", payload])?.fails(0, &[]).await
+    };
+    publish("one").await?;
+    dev.prints(&["says heard one"]).await?;
+
+    fs::write(&source, says("learnt"))?;
+    dev.log_in_its_own_time(&["a new version took over"]).await?;
+    publish("two").await?;
+    dev.prints(&["says learnt two"]).await?;
+
+    // Not only the source: what it may do, too.
+    fs::write(&settings, may("sings"))?;
+    dev.log_times_in_its_own_time(2, &["a new version took over"]).await?;
+    publish("three").await?;
+    dev.prints(&["sings learnt three"]).await?;
+
+    // A mistake there leaves it running.
+    fs::write(&settings, "[plugins.parrot]\npublish = sings\n")?;
+    dev.log(&["ERROR", "alphorn.toml is not TOML"]).await?;
+    fs::write(&settings, may("sings").replace("[plugins.parrot", "[plugins.other"))?;
+    dev.log(&["ERROR", "`parrot` is called `other` now", "the running version goes on"]).await?;
+    publish("four").await?;
+    dev.prints(&["sings learnt four"]).await?;
+    dev.signal(Signal::Int)?;
+    dev.fails(0, &[]).await
+}
+
 #[cfg(feature = "embedded-broker")]
 #[tokio::test]
 async fn several_folders_run_together() -> Result<()> {

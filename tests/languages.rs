@@ -507,6 +507,75 @@ async fn a_new_plugin_in_python_begins_and_a_mistake_names_its_line() -> Result<
     begins(New { language: PYTHON, source: "plugin.py", count, mistake }).await
 }
 
+/// What would fail, or do nothing, on the device is said by the build, in the plugin's own terms.
+async fn mistakes_are_found(language: Language, source: &str, mistakes: &[(&str, &[&str])]) -> Result<()> {
+    if !language.is_here()? {
+        return Ok(());
+    }
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("new").join(format!("wrong-{}", language.name));
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    let path = folder.to_string_lossy().into_owned();
+    program(&["new", &path, "--lang", language.name])?.fails(0, &[]).await?;
+    for (text, words) in mistakes {
+        fs::write(folder.join(source), text)?;
+        let mut build = program(&["build", &path])?;
+        build.ends_in_its_own_time().await?;
+        build.fails(65, words).await.with_context(|| format!("{text:?}"))?;
+        // Nothing of how the toolchain works inside.
+        for inner in ["wasm backtrace", "panicked", "node:internal", "Caused by"] {
+            assert_eq!(build.logged(&[inner]), 0, "{text:?}: {inner}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn mistakes_in_javascript_are_found_by_the_build() -> Result<()> {
+    let mistakes: [(&str, &[&str]); 8] = [
+        ("export function start() {\n  const x = (1;\n}\n", &["src/plugin.js:2:14", "esbuild failed"]),
+        (
+            "import \"alphorn\";\nconst table = null;\nconst first = table.first;\nexport function start() {}\n",
+            &["the plugin's module does not load", "'first' of null", "at src/plugin.js:3"],
+        ),
+        (
+            "import { publish } from \"alphorn\";\nconsole.log(\"early\");\npublish(\"a\", \"b\");\nexport function start() {}\n",
+            &["publish to a: there is no host yet", "do it in start", "at src/plugin.js:3"],
+        ),
+        ("export function start() {}\nexport function onmessage() {}\n", &["did you mean onMessage?"]),
+        ("export function on_timer() {}\n", &["exports on_timer", "did you mean onTimer?"]),
+        ("export async function onMessage() {}\n", &["onMessage is async", "make it a plain function"]),
+        ("export default { start() {} };\n", &["exports none of start", "default export"]),
+        ("import fs from \"node:fs\";\nexport function start() { fs.x(); }\n", &["Could not resolve", "node:fs"]),
+    ];
+    mistakes_are_found(JAVASCRIPT, "src/plugin.js", &mistakes).await
+}
+
+#[tokio::test]
+async fn mistakes_in_python_are_found_by_the_build() -> Result<()> {
+    let class = "from alphorn import Plugin, publish\n\n\nclass Mine(Plugin):\n";
+    let mistakes: [(String, &[&str]); 6] = [
+        (format!("{class}    def start(self, info)\n        pass\n"), &["plugin.py\", line 5", "SyntaxError"]),
+        (
+            format!("table = None\nfirst = table[0]\n{class}    pass\n"),
+            &["the plugin's module does not load", "plugin.py\", line 2", "TypeError"],
+        ),
+        (format!("{class}    pass\n\npublish(\"a\", \"b\")\n"), &["line 7", "there is no host yet", "do it in start"]),
+        (
+            format!("{class}    def onMessage(self, message):\n        pass\n"),
+            &["Mine has onMessage", "did you mean on_message?"],
+        ),
+        (
+            format!("{class}    async def start(self, info):\n        pass\n"),
+            &["Mine.start is async", "make it a plain method"],
+        ),
+        ("def start(info):\n    pass\n".to_owned(), &["plugin.py has 0 classes derived from alphorn.Plugin"]),
+    ];
+    let mistakes: Vec<_> = mistakes.iter().map(|(text, words)| (text.as_str(), *words)).collect();
+    mistakes_are_found(PYTHON, "plugin.py", &mistakes).await
+}
+
 /// Any other language: a command of its own, which here hands a core module over.
 #[tokio::test]
 async fn a_command_of_the_folder_builds_what_no_room_knows() -> Result<()> {

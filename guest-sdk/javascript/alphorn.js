@@ -25,7 +25,7 @@ export function unsubscribe(filter) {
 }
 
 export function link() {
-  return mqtt.link();
+  return asked("link", () => mqtt.link());
 }
 
 const QOS = { 0: "at-most-once", 1: "at-least-once" };
@@ -41,7 +41,7 @@ export function after(milliseconds) {
 }
 
 export function cancel(timer) {
-  timers.cancel(timer);
+  asked("cancel a timer", () => timers.cancel(timer));
 }
 
 // Values that outlive restarts, new versions and power cuts.
@@ -67,28 +67,61 @@ export const state = {
 // Who and where the plugin is.
 
 export function config(key) {
-  return host.config(key) ?? undefined;
+  return asked(`config ${key}`, () => host.config(key)) ?? undefined;
 }
 
 export function configKeys() {
-  return host.configKeys();
+  return asked("config", () => host.configKeys());
 }
 
 export function identity() {
-  return host.identity();
+  return asked("identity", () => host.identity());
 }
 
 // The host's log. `console` goes there too.
 
 export const log = {};
 for (const level of ["trace", "debug", "info", "warn", "error"]) {
-  log[level] = (...values) => host.log(level, values.map(words).join(" "));
+  log[level] = (...values) => {
+    const line = [level, values.map(words).join(" ")];
+    if (hasHost) host.log(...line);
+    else early.push(line);
+  };
 }
 globalThis.console = { ...globalThis.console, ...log, log: log.info };
 
 function words(value) {
   if (value instanceof Error) return described(value);
-  return typeof value === "string" ? value : (JSON.stringify(value) ?? String(value));
+  if (typeof value === "string") return value;
+  try {
+    return JSON.stringify(value, plain) ?? String(value);
+  } catch {
+    // What contains itself, for one. A line in the log is no reason to fail.
+    return String(value);
+  }
+}
+
+/** Of what JSON knows nothing, or would say at length. */
+function plain(_key, value) {
+  if (typeof value === "bigint") return String(value);
+  if (value instanceof Error) return String(value);
+  if (value instanceof Map || value instanceof Set || ArrayBuffer.isView(value)) return [...value];
+  return value;
+}
+
+/**
+ * What stands at the top level of a module runs once, when the component is built, and there is
+ * no host then.
+ */
+let hasHost = false;
+
+/** What was logged so early. */
+const early = [];
+
+function meetHost() {
+  if (hasHost) return;
+  hasHost = true;
+  for (const [level, line] of early.splice(0)) host.log(level, line);
 }
 
 // Errors.
@@ -114,6 +147,9 @@ export class Retry extends Error {
 }
 
 function asked(what, call) {
+  if (!hasHost) {
+    throw new Error(`${what}: there is no host yet, since a module's top level runs when it is built; do it in start`);
+  }
   try {
     return call();
   } catch (error) {
@@ -148,6 +184,11 @@ function summary(error) {
 
 function bytes(value) {
   if (value instanceof Uint8Array) return value;
+  if (value instanceof ArrayBuffer) return new Uint8Array(value);
+  if (ArrayBuffer.isView(value)) return new Uint8Array(value.buffer, value.byteOffset, value.byteLength);
+  if (typeof value === "function" || (typeof value === "object" && value !== null)) {
+    throw new TypeError("text or bytes are wanted, not an object: JSON.stringify makes text of one");
+  }
   const binary = unescape(encodeURIComponent(String(value ?? "")));
   const made = new Uint8Array(binary.length);
   for (let i = 0; i < binary.length; i++) made[i] = binary.charCodeAt(i);
@@ -205,17 +246,39 @@ function seedRandom() {
   Math.random = () => ((next() >>> 5) * 0x4000000 + (next() >>> 6)) / 2 ** 53;
 }
 
+/** What a plugin's module may export. */
+const CALLED = ["start", "onMessage", "onTimer", "onEvent", "stop"];
+
+/** Finds when it is built what would never be called, or not be waited for. */
+function check(module) {
+  const alike = (name) => name.toLowerCase().replaceAll("_", "");
+  for (const [name, value] of Object.entries(module)) {
+    const meant = CALLED.find((called) => alike(called) === alike(name));
+    if (meant === undefined) continue;
+    if (meant !== name) throw new Error(`the plugin exports ${name}, which nobody calls: did you mean ${meant}?`);
+    if (typeof value !== "function") throw new Error(`${name} has to be a function`);
+    if (value.constructor.name === "AsyncFunction") throw new Error(`${name} is async, and ${NOT_WAITED_FOR}`);
+  }
+  if (!CALLED.some((name) => name !== "stop" && module[name])) {
+    const hint = module.default ? "; a default export is not looked into" : "";
+    throw new Error(`the plugin exports none of start, onMessage, onTimer, onEvent${hint}`);
+  }
+}
+
+const NOT_WAITED_FOR = "nobody would wait for it: make it a plain function";
+
 /** What the host calls, from what a plugin's module exports. */
 export function plugin(module) {
   if (module.guest) return module.guest;
+  check(module);
   const { start, onMessage, onTimer, onEvent, stop } = module;
-  if (!start && !onMessage && !onTimer && !onEvent) {
-    throw new Error("the plugin exports none of start, onMessage, onTimer, onEvent");
-  }
   /** Logs the stack of what was not foreseen; `failure` makes of it what the host expects. */
   const guarded = (call, failure) => {
     try {
-      return call();
+      meetHost();
+      const result = call();
+      if (typeof result?.then === "function") throw new Error(`it returned a promise, and ${NOT_WAITED_FOR}`);
+      return result;
     } catch (error) {
       if (error instanceof Error && !(error instanceof Drop || error instanceof Retry)) log.error(error);
       throw failure(error);
@@ -223,6 +286,7 @@ export function plugin(module) {
   };
   return {
     start(info) {
+      meetHost();
       seedRandom();
       const { reason, previousVersion, handedOver } = info;
       const handed = handedOver ?? undefined;
@@ -233,27 +297,27 @@ export function plugin(module) {
         text: () => textIfAny(handed),
         json: () => jsonIfAny(textIfAny(handed)),
       };
-      guarded(() => void start?.(told), summary);
+      guarded(() => start?.(told), summary);
     },
     onMessage(delivery) {
       const failure = (error) => ({
         tag: error instanceof Drop ? "drop" : "retry",
         val: error instanceof Drop || error instanceof Retry ? error.message : summary(error),
       });
-      guarded(() => void onMessage?.(new Message(delivery)), failure);
+      guarded(() => onMessage?.(new Message(delivery)), failure);
     },
     onTimer(timer, missed) {
-      guarded(() => void onTimer?.(timer, missed), summary);
+      guarded(() => onTimer?.(timer, missed), summary);
     },
     onEvent(event) {
       // It can't fail: what went wrong is in the log.
       try {
-        guarded(() => void onEvent?.({ kind: event.tag, value: event.val }), summary);
+        guarded(() => onEvent?.({ kind: event.tag, value: event.val }), summary);
       } catch {}
     },
     stop(reason) {
-      const handedOver = guarded(() => stop?.(reason), summary);
-      return handedOver === undefined || handedOver === null ? null : bytes(handedOver);
+      const handedOver = guarded(() => stop?.(reason), summary) ?? null;
+      return handedOver === null ? null : guarded(() => bytes(handedOver), summary);
     },
   };
 }

@@ -48,7 +48,25 @@ class Retry(Exception):
     Other exceptions do the same, and their traceback is logged."""
 
 
+# What stands at the top level of a module runs once, when the component is built, and there is
+# no host then. What is logged so early waits for it.
+_has_host = False
+_early = []
+
+
+def _meet_host():
+    global _has_host
+    _has_host = True
+    for level, line in _early:
+        _host.log(level, line)
+    _early.clear()
+
+
 def _ask(what, call, *arguments):
+    if not _has_host:
+        raise RuntimeError(
+            f"{what}: there is no host yet, since a module's top level runs when it is built; do it in start"
+        )
     try:
         return call(*arguments)
     except Err as refusal:
@@ -75,7 +93,7 @@ def unsubscribe(filter):
 
 def link():
     """The connection as the plugin sees it."""
-    return _mqtt.link()
+    return _ask("link", _mqtt.link)
 
 
 # Calls at a time: the numbers that come back reach on_timer.
@@ -92,7 +110,7 @@ def after(seconds):
 
 
 def cancel(timer):
-    _timers.cancel(timer)
+    _ask("cancel a timer", _timers.cancel, timer)
 
 
 # Who and where the plugin is.
@@ -100,21 +118,21 @@ def cancel(timer):
 
 def config(key, default=None):
     """A value of the plugin's `[config]` table, as text."""
-    value = _host.config(key)
+    value = _ask(f"config {key}", _host.config, key)
     return default if value is None else value
 
 
 def config_keys():
-    return _host.config_keys()
+    return _ask("config", _host.config_keys)
 
 
 def identity():
-    return _host.identity()
+    return _ask("identity", _host.identity)
 
 
 def now():
     """Seconds since 1970 by the device's clock, as time.time() says."""
-    return _host.now() / 1000
+    return _ask("now", _host.now) / 1000
 
 
 class _State:
@@ -152,26 +170,38 @@ class _Log:
     """The host's log. What is printed goes there too."""
 
     def trace(self, *values):
-        _host.log(Level.TRACE, " ".join(map(str, values)))
+        self._say(Level.TRACE, values)
 
     def debug(self, *values):
-        _host.log(Level.DEBUG, " ".join(map(str, values)))
+        self._say(Level.DEBUG, values)
 
     def info(self, *values):
-        _host.log(Level.INFO, " ".join(map(str, values)))
+        self._say(Level.INFO, values)
 
     def warn(self, *values):
-        _host.log(Level.WARN, " ".join(map(str, values)))
+        self._say(Level.WARN, values)
 
     def error(self, *values):
-        _host.log(Level.ERROR, " ".join(map(str, values)))
+        self._say(Level.ERROR, values)
+
+    def _say(self, level, values):
+        line = " ".join(map(str, values))
+        if _has_host:
+            _host.log(level, line)
+        else:
+            _early.append((level, line))
 
 
 log = _Log()
 
 
 def _bytes(value):
-    return value.encode() if isinstance(value, str) else bytes(value)
+    if isinstance(value, str):
+        return value.encode()
+    # Not whatever bytes() takes: of a number it makes that many zeros.
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    raise TypeError(f"text or bytes are wanted, not {type(value).__name__}: str() or json.dumps() makes text of it")
 
 
 # What the plugin is told.
@@ -249,6 +279,27 @@ def _short(filename):
     return rest if first.isdigit() else filename
 
 
+_CALLED = ["start", "on_message", "on_timer", "on_event", "stop"]
+
+
+def _check(plugin):
+    """Finds when it is built what would never be called, or not be waited for."""
+    of_a_coroutine = 0x80
+    for kind in plugin.__mro__[: plugin.__mro__.index(Plugin)]:
+        for name, value in vars(kind).items():
+            meant = next((called for called in _CALLED if _alike(called) == _alike(name)), None)
+            if meant is None:
+                continue
+            if meant != name:
+                raise SystemExit(f"{kind.__name__} has {name}, which nobody calls: did you mean {meant}?")
+            if getattr(getattr(value, "__code__", None), "co_flags", 0) & of_a_coroutine:
+                raise SystemExit(f"{kind.__name__}.{name} is async, and nobody would wait for it: make it a plain method")
+
+
+def _alike(name):
+    return name.lower().replace("_", "")
+
+
 def guest_of(module):
     """What the host calls, for the plugin's module."""
     found = [
@@ -259,11 +310,13 @@ def guest_of(module):
     if len(found) != 1:
         raise SystemExit(f"{module.__name__}.py has {len(found)} classes derived from alphorn.Plugin; it needs one")
     plugin, running = found[0], None
+    _check(plugin)
 
     # Made anew by its caller for each call, so it keeps nothing itself.
     class Guest(exports.Guest):
         def start(self, info):
             nonlocal running
+            _meet_host()
             try:
                 # Not before: what is made while the component is built would be in all instances.
                 running = plugin()

@@ -161,7 +161,7 @@ impl Config {
     pub fn load(path: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|cause| ConfigError {
             file: None,
-            message: format!("can't read the configuration {}: {cause}", path.display()),
+            message: format!("can't read the configuration {}: {cause}; --config names another", path.display()),
         })?;
         let folder = path.parent().unwrap_or(Path::new(""));
         Self::parse(&text, folder, environment(), overrides)

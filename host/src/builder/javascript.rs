@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    env, fs,
     path::{Path, PathBuf},
 };
 
@@ -11,7 +11,11 @@ use anyhow::{Context, bail};
 use serde::Deserialize;
 use tracing::info;
 
-use super::{Built, finish, folder_name, names_if_any, source_map::SourceMap, support, tools, wit, write};
+use super::{
+    Built, finish, folder_name, names_if_any,
+    source_map::{Lines, SourceMap},
+    support, tools, wit, write,
+};
 
 /// What a plugin imports as `alphorn`, and its types.
 const SDK: &str = include_str!("../../../guest-sdk/javascript/alphorn.js");
@@ -45,14 +49,14 @@ pub(super) async fn build(folder: &Path) -> anyhow::Result<Built> {
     write(&support.join("alphorn.js"), SDK)?;
     write(&support.join("alphorn.d.ts"), TYPES)?;
     check_types(folder, &source).await?;
-    let bundle = bundle(folder, &support, &source, &esbuild).await?;
+    let (bundle, lines) = bundle(folder, &support, &source, &native(&esbuild)).await?;
 
     let made = support.join("component.wasm");
     let mut command = tools::command(&componentize, ["--world", wit::WORLD, "--sync"]);
     // In its folder, whose files are all it may see.
     command.current_dir(&support);
     command.arg("--wit").arg(wit::write(&support)?).arg("--js").arg(&bundle).arg("--output").arg(&made);
-    tools::run_quietly(command, "componentize-qjs").await?;
+    tools::run_explained(command, "componentize-qjs", |said| explained(said, &lines)).await?;
     finish(folder, &name, &made)
 }
 
@@ -106,12 +110,67 @@ async fn tools(folder: &Path, package: &Package) -> anyhow::Result<[PathBuf; 2]>
     info!("installing what {} names (npm install)", folder.join("package.json").display());
     // A bundle has no use for what such scripts compile.
     let mut command = tools::command(&npm, ["install", "--ignore-scripts", "--no-audit", "--no-fund"]);
-    command.current_dir(folder);
-    tools::run_quietly(command, "`npm install`").await?;
+    // Without a network the second attempt would come after ten seconds, the third after a minute.
+    command.args(["--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=10000"]).current_dir(folder);
+    tools::run_explained(command, "`npm install`", unreachable).await?;
     match find() {
         [Some(componentize), Some(esbuild)] => Ok([componentize, esbuild]),
         _ => bail!("`npm install` in {} has left no {BIN}/componentize-qjs and esbuild", folder.display()),
     }
+}
+
+/// The program behind npm's: that is a script, which adds a stack trace of its own to each
+/// mistake in the plugin.
+fn native(esbuild: &Path) -> PathBuf {
+    let system = match env::consts::OS {
+        "macos" => "darwin",
+        system => system,
+    };
+    let processor = match env::consts::ARCH {
+        "x86_64" => "x64",
+        "aarch64" => "arm64",
+        processor => processor,
+    };
+    let within = format!("node_modules/@esbuild/{system}-{processor}/bin");
+    let script = esbuild.canonicalize();
+    let found = script.ok().and_then(|script| tools::find_near(script.parent()?, &within, "esbuild"));
+    found.unwrap_or_else(|| esbuild.to_owned())
+}
+
+/// Of what the tool says when the plugin's module fails at its top level, which runs then: the
+/// error, and where in the plugin it came from.
+fn explained(said: &str, lines: &Lines) -> Option<String> {
+    let (_, error) = said.split_once("JavaScript module evaluation: ")?;
+    let mut words = "the plugin's module does not load, which is tried when it is built:".to_owned();
+    for line in error.trim().lines() {
+        let place = line.trim().strip_prefix("at ").and_then(|frame| frame.rsplit_once("(/plugin.js:"));
+        let Some((_, place)) = place else {
+            words += &format!("\n{line}");
+            continue;
+        };
+        let number = place.split(':').next().and_then(|number| number.parse().ok());
+        match number.and_then(|number| lines.source(number)) {
+            // Of the layer's own lines nobody learns anything.
+            Some((file, _)) if file.starts_with(MADE) => {}
+            Some((file, line)) => words += &format!("\n    at {file}:{line}"),
+            None => {}
+        }
+    }
+    Some(words)
+}
+
+/// What begins with that is not the plugin's own.
+const MADE: &str = "build/alphorn/";
+
+/// Of what npm says when it does not get to its registry, which is a page: that.
+fn unreachable(said: &str) -> Option<String> {
+    const CODES: [&str; 5] = ["ECONNREFUSED", "ENOTFOUND", "EAI_AGAIN", "ETIMEDOUT", "ENETUNREACH"];
+    let code = CODES.into_iter().find(|code| said.contains(code))?;
+    let request = said.lines().find_map(|line| line.split_once("request to ")).map_or("its registry", |(_, rest)| rest);
+    Some(format!(
+        "`npm install` does not reach its registry ({code}): {request}; the first build of a folder needs the network, \
+         or a node_modules that was brought along"
+    ))
 }
 
 /// esbuild only takes the types off; TypeScript's own compiler looks at them, where it is there.
@@ -125,13 +184,14 @@ async fn check_types(folder: &Path, source: &Path) -> anyhow::Result<()> {
 }
 
 /// One module of all, with the table of lines behind it.
-async fn bundle(folder: &Path, support: &Path, source: &Path, esbuild: &Path) -> anyhow::Result<PathBuf> {
+async fn bundle(folder: &Path, support: &Path, source: &Path, esbuild: &Path) -> anyhow::Result<(PathBuf, Lines)> {
     let (entry, bundle) = (support.join("entry.js"), support.join("plugin.js"));
     let quoted = serde_json::to_string(&source.to_string_lossy())?;
+    // `alphorn` first, so that `console` is there for all others.
     write(
         &entry,
         format!(
-            "import * as module from {quoted};\nimport {{ plugin }} from \"alphorn\";\nexport const guest = plugin(module);\n"
+            "import {{ plugin }} from \"alphorn\";\nimport * as module from {quoted};\nexport const guest = plugin(module);\n"
         ),
     )?;
     let mut command = tools::command(
@@ -161,7 +221,7 @@ async fn bundle(folder: &Path, support: &Path, source: &Path, esbuild: &Path) ->
     let text = fs::read_to_string(&bundle).with_context(|| format!("esbuild has left no {}", bundle.display()))?;
     fs::write(&bundle, format!("{text}globalThis.alphornLines = {};\n", serde_json::to_string(&lines)?))
         .with_context(|| format!("can't write {}", bundle.display()))?;
-    Ok(bundle)
+    Ok((bundle, lines))
 }
 
 /// The file's path as one in the plugin's folder says it.
@@ -193,6 +253,29 @@ mod tests {
         let package: Package = serde_json::from_str(r#"{ "name": "@plant/pump", "private": true }"#).unwrap();
         assert_eq!(package.plugin_name(Path::new("/p/x")).unwrap(), "pump");
         assert_eq!(Package::default().plugin_name(Path::new("/p/x")).unwrap(), "x");
+    }
+
+    #[test]
+    fn an_error_at_the_top_level_names_the_plugins_line() {
+        let map = r#"{ "sources": ["a", "b"], "mappings": "AAAA;ACEA" }"#;
+        let names = |name: String| if name == "a" { "build/alphorn/alphorn.js".into() } else { "src/plugin.js".into() };
+        let lines = serde_json::from_str::<SourceMap>(map).unwrap().lines(names).unwrap();
+        let said = "componentize-qjs\n  JS: x\nError: : Failed to finish JavaScript module evaluation: Error: no table\n    \
+                    at asked (/plugin.js:1:3)\n    at <anonymous> (/plugin.js:2:13)\n";
+        let words = explained(said, &lines).unwrap();
+        assert!(words.ends_with(":\nError: no table\n    at src/plugin.js:3"), "{words}");
+        assert_eq!(explained("no such option", &lines), None);
+    }
+
+    #[test]
+    fn a_network_that_is_not_there_is_named() {
+        let said = "npm error code ECONNREFUSED\nnpm error FetchError: request to http://127.0.0.1:9/esbuild failed, reason: no\n";
+        let words = unreachable(said).unwrap();
+        assert!(
+            words.contains("(ECONNREFUSED): http://127.0.0.1:9/esbuild failed") && words.contains("network"),
+            "{words}"
+        );
+        assert_eq!(unreachable("npm error code E404"), None);
     }
 
     #[tokio::test]

@@ -78,8 +78,29 @@ pub(super) async fn build(folder: &Path) -> anyhow::Result<Built> {
     command.arg("--output").arg(&made);
     // Its own inner workings would hide the plugin's traceback.
     command.env("RUST_BACKTRACE", "0");
-    tools::run_quietly(command, "componentize-py").await?;
+    tools::run_explained(command, "componentize-py", explained).await?;
     finish(folder, &name, &made)
+}
+
+/// Of what the tool says when the plugin's module fails at its top level, which runs then: the
+/// traceback without the tool's own part.
+fn explained(said: &str) -> Option<String> {
+    let (_, error) = said.split_once("AssertionError: ")?;
+    let error = error.split("\nCaused by:").next()?.trim();
+    let (mut words, mut is_own) = (String::new(), true);
+    for line in error.lines() {
+        if let Some(frame) = line.strip_prefix("  File \"") {
+            is_own = !["/alphorn.py\"", "/alphorn_entry.py\""].iter().any(|layer| frame.contains(layer));
+        } else if !line.starts_with("  ") {
+            is_own = true;
+        }
+        if is_own {
+            // The tool knows each folder of modules under a number.
+            words += &format!("\n{}", line.replacen("  File \"/0/", "  File \"", 1));
+        }
+    }
+    let is_told = !words.contains("panicked at") && !words.is_empty();
+    is_told.then(|| format!("the plugin's module does not load, which is tried when it is built:{words}"))
 }
 
 /// Where modules are looked for: beside the plugin's.
@@ -126,6 +147,20 @@ mod tests {
         let project: PyProject = toml::from_str("[tool.alphorn]\nmodule = \"pump.main\"").unwrap();
         assert_eq!(project.tool.alphorn.module, "pump.main");
         assert!(toml::from_str::<PyProject>("[tool.alphorn]\nmodul = \"x\"").is_err());
+    }
+
+    #[test]
+    fn of_a_traceback_the_plugins_part_is_left() {
+        let said = "Traceback (most recent call last):\n  File \"/x/.venv/bin/componentize-py\", line 8, in <module>\n    \
+                    sys.exit(script())\nAssertionError: Traceback (most recent call last):\n  \
+                    File \"/1/alphorn_entry.py\", line 2, in <module>\n    import plugin as plugin\n  \
+                    File \"/0/plugin.py\", line 3, in <module>\n    first = table[0]\n            ~~~~~^^^\n\
+                    TypeError: not subscriptable\n\n\nCaused by:\n    TypeError: not subscriptable\n";
+        let words = explained(said).unwrap();
+        let wanted = "Traceback (most recent call last):\n  File \"plugin.py\", line 3, in <module>\n    first = table[0]\n            \
+                      ~~~~~^^^\nTypeError: not subscriptable";
+        assert!(words.ends_with(wanted), "{words}");
+        assert_eq!(explained("no such option"), None);
     }
 
     #[test]

@@ -41,6 +41,14 @@ impl SourceMap {
     }
 }
 
+impl Lines {
+    /// The file and the line that the bundle's line, from 1, comes from.
+    pub(super) fn source(&self, line: usize) -> Option<(&str, i64)> {
+        let (file, line) = (*self.lines.get(line.checked_sub(1)?)?)?;
+        Some((self.files.get(usize::try_from(file).ok()?)?, line))
+    }
+}
+
 /// A segment's numbers: base 64, five bits a digit, the lowest first, the sign in the last bit.
 fn numbers(segment: &str) -> anyhow::Result<Vec<i64>> {
     const DIGITS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

@@ -57,10 +57,16 @@ impl Template {
 
     /// Makes the folder, which must not be there or be empty; its last part names the plugin.
     pub fn create(self, folder: &Path) -> anyhow::Result<()> {
-        let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        // `.` has no name of its own.
+        let named = if folder.file_name().is_none() { &folder.canonicalize()? } else { folder };
+        let name = named.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         check_name(name)?;
         let is_taken = fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
-        ensure!(!is_taken && !folder.is_file(), "{} is there already: choose another name", folder.display());
+        ensure!(
+            !is_taken && !folder.is_file(),
+            "{} is there already, and not empty: choose another name",
+            named.display()
+        );
         fs::create_dir_all(folder).with_context(|| format!("can't make {}", folder.display()))?;
         let folder = folder.canonicalize()?;
         let sdk = if self == Self::Rust { Some(RustSdk::near(&folder)) } else { None };
@@ -89,9 +95,21 @@ fn check_name(name: &str) -> anyhow::Result<()> {
     let is_fine = name.starts_with(|first: char| first.is_ascii_lowercase())
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_');
     if !is_fine {
-        bail!("{name:?} can't be a plugin's name: it has to be lower-case letters, digits, - and _, a letter first");
+        let instead = instead_of(name);
+        let hint = if instead.is_empty() { String::new() } else { format!("; for instance {instead:?}") };
+        bail!(
+            "{name:?} can't be a plugin's name: it has to be lower-case letters, digits, - and _, a letter first{hint}"
+        );
     }
     Ok(())
+}
+
+/// The nearest name there can be; empty if there is none.
+fn instead_of(name: &str) -> String {
+    let fitting =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c.to_ascii_lowercase() } else { '-' });
+    let fitting: String = fitting.collect();
+    fitting.trim_start_matches(|c: char| !c.is_ascii_lowercase()).trim_end_matches('-').to_owned()
 }
 
 /// `flow-meter` as types are called: `FlowMeter`.
@@ -296,11 +314,25 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_whose_path_ends_without_a_name_has_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let pump = folder.path().join("pump");
+        fs::create_dir_all(pump.join("sub")).unwrap();
+        let words = Template::C.create(&pump.join("sub/..")).unwrap_err().to_string();
+        assert!(words.contains("pump is there already, and not empty"), "{words}");
+    }
+
+    #[test]
     fn names_fit_everywhere() {
         for name in ["", "Pump", "7up", "a b", "a/b", "größe"] {
             assert!(check_name(name).is_err(), "{name}");
         }
         assert!(check_name("flow-meter_2").is_ok());
+        for (name, instead) in
+            [("Pump", "pump"), ("7up", "up"), ("My Pump.2", "my-pump-2"), ("größe", "gr--e"), ("1", "")]
+        {
+            assert_eq!(instead_of(name), instead);
+        }
         assert_eq!(type_name("flow-meter_2"), "FlowMeter2");
     }
 }

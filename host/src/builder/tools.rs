@@ -8,7 +8,7 @@ use std::{
     process::Stdio,
 };
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use tokio::process::Command;
 
 /// The program in `within` (like `node_modules/.bin`) of the folder or of one above it, as
@@ -60,13 +60,24 @@ pub(super) async fn output(mut command: Command, what: &str) -> anyhow::Result<V
     Ok(output.stdout)
 }
 
-/// The same for a program that tells of its progress: what it says is shown only if it fails.
-pub(super) async fn run_quietly(mut command: Command, what: &str) -> anyhow::Result<()> {
+/// The same for a program that tells of its progress: what it says is shown only if it fails,
+/// and of that what `explain` finds in it for who writes the plugin.
+pub(super) async fn run_explained(
+    mut command: Command,
+    what: &str,
+    explain: impl FnOnce(&str) -> Option<String>,
+) -> anyhow::Result<()> {
     command.stdin(Stdio::null()).kill_on_drop(true);
     let output = command.output().await.with_context(|| format!("{what} can't be started"))?;
+    if output.status.success() {
+        return Ok(());
+    }
     let said = [output.stdout, output.stderr].concat();
-    ensure!(output.status.success(), "{what} failed ({}):\n{}", output.status, String::from_utf8_lossy(&said).trim());
-    Ok(())
+    let said = String::from_utf8_lossy(&said);
+    match explain(&said) {
+        Some(words) => bail!("{words}"),
+        None => bail!("{what} failed ({}):\n{}", output.status, said.trim()),
+    }
 }
 
 /// A command with these arguments.

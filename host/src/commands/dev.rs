@@ -91,11 +91,13 @@ async fn rebuild_on_save(host: &Host, mut projects: Vec<Project>, watch: Watch) 
             info!("{} was saved: building", project.folder.display());
             match project.rebuild().await {
                 Err(error) => error!("{error:#}; the running version goes on"),
-                Ok(None) => info!("nothing changed in the component"),
-                Ok(Some(component)) => {
+                Ok(false) => info!("nothing changed in the component"),
+                Ok(true) => {
                     let Some(plugin) = host.plugin(&project.name).await else { continue };
-                    if let Err(error) = plugin.swap(component).await {
-                        error!("{error}");
+                    match project.plugin(host.client_id()) {
+                        // Where it fails, the plugin says why.
+                        Ok(config) => drop(plugin.swap_with(config.component.clone(), config).await),
+                        Err(error) => error!("{error:#}; the running version goes on"),
                     }
                 }
             }

@@ -53,7 +53,7 @@ pub struct About {
 #[derive(Debug, thiserror::Error)]
 pub enum ComponentError {
     /// Not there, or not to be read.
-    #[error("can't read the component {}: {cause}", path.display())]
+    #[error("can't read the component {}: {cause}; put it there, or let `component` name another file", path.display())]
     Read {
         /// The file.
         path: PathBuf,

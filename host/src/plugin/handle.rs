@@ -131,6 +131,11 @@ impl PluginHandle {
         self.request_swap(Swap { file: Some(file), config: None }).await
     }
 
+    /// The same with other settings.
+    pub async fn swap_with(&self, file: PathBuf, config: PluginConfig) -> Result<(), SwapError> {
+        self.request_swap(Swap { file: Some(file), config: Some(config) }).await
+    }
+
     /// The configured file may have changed: if so, puts it in place of what runs.
     pub async fn refresh(&self) -> Result<(), SwapError> {
         self.request_swap(Swap { file: None, config: None }).await

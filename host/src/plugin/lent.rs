@@ -198,7 +198,10 @@ impl Lent {
             .map_err(|cause| mqtt::PublishError::InvalidTopic(format!("a topic can't be used: {cause}")))?;
         if !self.about.grants.allow_publish(&topic) {
             let granted = listed(self.about.grants.publish());
-            let why = format!("`{topic}` is not within the plugin's publish grants ({granted}): add it to `publish`");
+            let why = format!(
+                "`{topic}` is not within the plugin's publish grants ({granted}): add it to `publish` of [plugins.{}]",
+                self.about.name
+            );
             self.log_refusal(&why);
             return Err(mqtt::PublishError::NotGranted(why));
         }
@@ -267,7 +270,9 @@ impl Lent {
         if !self.about.grants.allow_subscribe(&filter) {
             let granted = listed(self.about.grants.subscribe());
             let why = format!(
-                "`{filter}` does not lie within the plugin's subscribe grants ({granted}): add it to `subscribe`"
+                "`{filter}` does not lie within the plugin's subscribe grants ({granted}): add it to `subscribe` of \
+                 [plugins.{}]",
+                self.about.name
             );
             self.log_refusal(&why);
             return Err(mqtt::SubscribeError::NotGranted(why));

@@ -10,8 +10,8 @@ use alphorn::{
     builder,
     config::{self, Config, Overrides, PluginConfig},
 };
-use anyhow::{Context, anyhow, bail};
-use tracing::warn;
+use anyhow::{Context, anyhow, bail, ensure};
+use tracing::{info, warn};
 
 /// One folder given to `dev`.
 pub(super) struct Project {
@@ -30,41 +30,23 @@ const CONFIG: &str = "alphorn.toml";
 impl Project {
     pub(super) async fn build(folder: PathBuf) -> anyhow::Result<Self> {
         let folder = fs::canonicalize(&folder).with_context(|| format!("there is no folder {}", folder.display()))?;
+        info!("building {}", folder.display());
         let built = builder::build(&folder).await?;
-        let file = folder.join(CONFIG);
-        let config = match fs::read_to_string(&file) {
-            Ok(text) => text,
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
-                warn!(
-                    "{} is missing, so `{}` may not publish or subscribe: list what it may do there",
-                    file.display(),
-                    built.name
-                );
-                format!("[plugins.{}]\ncomponent = \"-\"", built.name)
-            }
-            Err(cause) => return Err(anyhow!(cause).context(format!("can't read {}", file.display()))),
-        };
-        let table: toml::Table = config.parse().with_context(|| format!("{} is not TOML", file.display()))?;
-        let plugins = table.get("plugins").and_then(toml::Value::as_table);
-        let names: Vec<_> = plugins.into_iter().flat_map(toml::Table::keys).collect();
-        let name = match names.as_slice() {
-            [only] => (*only).clone(),
-            names if names.contains(&&built.name) => built.name,
-            _ => bail!("{} has no [plugins.{}]", file.display(), built.name),
-        };
+        let config = read(&folder, &built.name)?;
+        let name = name(&folder, &config, built.name)?;
         let written = written(&built.component);
         Ok(Self { folder, name, component: built.component, written, config })
     }
 
-    /// The component's file, built anew; `None` when it is what it was.
-    pub(super) async fn rebuild(&mut self) -> anyhow::Result<Option<PathBuf>> {
-        let component = builder::build(&self.folder).await?.component;
-        let written = written(&component);
-        if written.is_some() && written == self.written {
-            return Ok(None);
-        }
-        self.written = written;
-        Ok(Some(component))
+    /// Builds it anew and reads its configuration again; whether either is other than before.
+    pub(super) async fn rebuild(&mut self) -> anyhow::Result<bool> {
+        let built = builder::build(&self.folder).await?;
+        let (written, config) = (written(&built.component), read(&self.folder, &built.name)?);
+        let name = name(&self.folder, &config, built.name)?;
+        ensure!(name == self.name, "`{}` is called `{name}` now, which takes another `alphorn dev`", self.name);
+        let is_same = config == self.config && written.is_some() && written == self.written;
+        (self.written, self.config, self.component) = (written, config, built.component);
+        Ok(!is_same)
     }
 
     /// The folder's whole configuration; for a connection elsewhere than it says.
@@ -87,6 +69,35 @@ impl Project {
     }
 }
 
+/// The folder's `alphorn.toml`.
+fn read(folder: &Path, built: &str) -> anyhow::Result<String> {
+    let file = folder.join(CONFIG);
+    match fs::read_to_string(&file) {
+        Ok(text) => Ok(text),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+            warn!(
+                "{} is missing, so `{built}` may not publish or subscribe: list what it may do there",
+                file.display()
+            );
+            Ok(format!("[plugins.{built}]\ncomponent = \"-\""))
+        }
+        Err(cause) => Err(anyhow!(cause).context(format!("can't read {}", file.display()))),
+    }
+}
+
+/// What the plugin is called there, if it is that of the package.
+fn name(folder: &Path, config: &str, built: String) -> anyhow::Result<String> {
+    let file = folder.join(CONFIG);
+    let table: toml::Table = config.parse().with_context(|| format!("{} is not TOML", file.display()))?;
+    let plugins = table.get("plugins").and_then(toml::Value::as_table);
+    let names: Vec<_> = plugins.into_iter().flat_map(toml::Table::keys).collect();
+    match names.as_slice() {
+        [only] => Ok((*only).clone()),
+        names if names.contains(&&built) => Ok(built),
+        _ => bail!("{} has no [plugins.{built}]", file.display()),
+    }
+}
+
 fn written(component: &Path) -> Option<SystemTime> {
     fs::metadata(component).and_then(|metadata| metadata.modified()).ok()
 }
@@ -95,7 +106,7 @@ fn written(component: &Path) -> Option<SystemTime> {
 /// hidden files do not, or each build would cause the next.
 pub(super) fn is_source(folder: &Path, path: &Path) -> bool {
     let Ok(within) = path.strip_prefix(folder) else { return false };
-    !builder::is_made_by_builds(within) && within != Path::new(CONFIG) && within != Path::new("")
+    !builder::is_made_by_builds(within) && within != Path::new("")
 }
 
 #[cfg(test)]
@@ -112,6 +123,7 @@ mod tests {
             "/p/plugin.py",
             "/p/src/build/mod.rs",
             "/p/package.json",
+            "/p/alphorn.toml",
         ] {
             assert!(is_source(folder, Path::new(path)), "{path}");
         }
