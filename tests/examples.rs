@@ -8,6 +8,7 @@ in_both_versions! {
     timestamp_publishes_the_time_each_second
     echo_sends_back_what_comes
     hello_says_hello_once
+    average_smooths_what_it_reads
 }
 
 async fn timestamp_publishes_the_time_each_second(protocol: &str) -> Result<()> {
@@ -102,4 +103,34 @@ async fn hello_says_hello_once(protocol: &str) -> Result<()> {
     host.stop().await?;
     assert_eq!(watcher.lines(), ["alpn/devicesdk Hello over MQTT on port 443"]);
     Ok(())
+}
+
+async fn average_smooths_what_it_reads(protocol: &str) -> Result<()> {
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("#").await?;
+    let config = r#"
+        [plugins.ready]
+        component = "recorder.wasm"
+        publish = ["ready"]
+        config = { to = "ready" }
+        [plugins.average]
+        component = "average.wasm"
+        publish = ["smooth"]
+        subscribe = ["raw"]
+        [plugins.average.command]
+        topic = "smooth"
+        args = ["3"]
+    "#;
+    let mut host = bed.connected(protocol, config).await?;
+    watcher.ready("ready").await?;
+    let mut client = bed.client().await?;
+    for payload in ["3", "6", "warm", " 9\n", "30"] {
+        client.publish("raw", payload.as_bytes()).await?;
+    }
+    watcher.payload("15.00").await?;
+    let lines = watcher.lines();
+    let smooth: Vec<_> = lines.iter().filter_map(|line| line.strip_prefix("smooth ")).collect();
+    assert_eq!(smooth, ["3.00", "4.50", "6.00", "15.00"]);
+    host.log(&["ERROR", "plugin{name=average}", "\"warm\" is no number"]).await?;
+    host.stop().await
 }

@@ -68,8 +68,17 @@ fn build() -> Result<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?;
     add_target(root)?;
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(root).args(["build", "--release", "--locked", "--target", TARGET, "--lib", "--examples"]);
-    for package in ["alphorn-test-guests", "timestamp", "threshold", "echo", "hello"] {
+    cargo.current_dir(root).args([
+        "build",
+        "--release",
+        "--locked",
+        "--target",
+        TARGET,
+        "--lib",
+        "--bins",
+        "--examples",
+    ]);
+    for package in ["alphorn-test-guests", "timestamp", "threshold", "echo", "hello", "average"] {
         cargo.args(["--package", package]);
     }
     cargo.arg("--target-dir").arg(target_dir());
