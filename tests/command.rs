@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use alphorn::control::protocol::Request;
+use alphorn_dev_broker::Direction;
 
-use crate::harness::{Bed, Config, Host, Message, Program, Result, Watcher, ensure, version};
+use crate::harness::{Bed, Config, Host, Message, Program, Result, Watcher, ensure, seed, version};
 
 /// A host with a program that has started.
 struct Running {
@@ -35,10 +36,7 @@ impl Running {
     async fn with(plugins: &str, bed: Bed) -> Result<Self> {
         let config = bed.config(plugins);
         let watcher = bed.watch("#").await?;
-        // What was sent before would be lost, and nobody else tells when that is.
-        let run = ["run".into(), "--config".into(), config.write()?.into_os_string()];
-        let host = Program::start_with(&run, &[("RUST_LOG", "info,alphorn::link=debug")])?;
-        host.log(&["subscribed", "filter=in"]).await?;
+        let host = subscribed(&config).await?;
         let socket = Host::of(&config).await?;
         Ok(Self { bed, config, host, socket, watcher })
     }
@@ -69,6 +67,15 @@ impl Running {
         let what = format!("{line} {count} times");
         self.watcher.wait_for(&what, |all| (all.iter().filter(is).count() >= count).then_some(())).await
     }
+}
+
+/// Runs the host until the broker has its subscription: what was sent before would be lost, and
+/// nobody else tells when that is.
+async fn subscribed(config: &Config) -> Result<Program> {
+    let run = ["run".into(), "--config".into(), config.write()?.into_os_string()];
+    let host = Program::start_with(&run, &[("RUST_LOG", "info,alphorn::link=debug")])?;
+    host.log(&["subscribed", "filter=in"]).await?;
+    Ok(host)
 }
 
 fn start() -> Request {
@@ -168,6 +175,58 @@ async fn a_line_is_handled_when_the_next_one_is_asked_for_and_not_before() -> Re
     assert_eq!((row.calls, row.handled), (1, 0), "it was given nothing before");
     assert!(!running.said().contains(&"got b".to_owned()), "it comes behind");
     again.kill().await
+}
+
+/// Whenever the process ends, each line that it was given and that the broker has no more is one
+/// that it has printed, on disk.
+#[tokio::test]
+async fn a_kill_at_any_moment_loses_no_line_between_input_and_output() -> Result<()> {
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("out").await?;
+    let mut client = bed.client().await?;
+    let config = bed.config(&program("args = [\"quiet\"]", "publish_rate = \"unlimited\""));
+    let mut random = fastrand::Rng::with_seed(seed());
+    let mut sent = 0;
+    for round in 0..30 {
+        // Without its acknowledgements what it prints waits in the host, while lines go on coming.
+        bed.faults().delay(Direction::ToClient, Duration::from_millis(random.u64(0..100)));
+        // From the first time on the broker keeps the subscription.
+        let mut host = if round == 0 { subscribed(&config).await? } else { Program::run(&config)? };
+        host.log(&["connect success"]).await?;
+        let end = Instant::now() + Duration::from_micros(random.u64(0..300_000));
+        while Instant::now() < end {
+            client.publish("in", format!("{sent:06}").as_bytes()).await?;
+            sent += 1;
+            // No more at once than the broker keeps for the host.
+            let is_near = |messages: &[Message]| {
+                let last = messages.last().and_then(|message| line_number(&String::from_utf8_lossy(&message.payload)));
+                (last.unwrap_or(0) + 200 > sent).then_some(())
+            };
+            let _ = tokio::time::timeout_at(end.into(), watcher.wait_for("earlier lines", is_near)).await;
+        }
+        host.kill().await?;
+        ensure!(host.logged(&["can't be"]) == 0 && host.logged(&["damaged"]) == 0, "round {round}");
+    }
+    bed.faults().delay(Direction::ToClient, Duration::ZERO);
+    let mut host = Program::run(&config)?;
+    host.log(&["connect success"]).await?;
+    client.publish("in", b"the end").await?;
+    watcher.payload("got the end").await?;
+    // What comes again was there before; all else is in order.
+    let mut next = 0;
+    for line in watcher.payloads() {
+        let Some(number) = line_number(&line) else { continue };
+        ensure!(number <= next, "line {next} of {sent} is missing: {number} came instead");
+        next = next.max(number + 1);
+    }
+    ensure!(next == sent, "line {next} of {sent} is missing at the end");
+    println!("{sent} lines, {} came out", watcher.payloads().len());
+    host.stop().await
+}
+
+/// Of a line that was numbered and came out.
+fn line_number(line: &str) -> Option<u32> {
+    line.strip_prefix("got ")?.parse().ok()
 }
 
 #[tokio::test]
