@@ -729,8 +729,8 @@ async fn the_table_of_languages_is_written() -> Result<()> {
     let mut table = "| language | component | gzip -9 | build | compile on the host | start | memory | a message of 16 B | of 64 KiB |\n\
                      |---|---|---|---|---|---|---|---|---|\n"
         .to_owned();
-    for language in [RUST, C, JAVASCRIPT, TYPESCRIPT, PYTHON] {
-        ensure!(language.is_here()?, "{} has to be installed", language.install);
+    for language in [RUST, C, CPP, ZIG, GO, JAVASCRIPT, TYPESCRIPT, PYTHON] {
+        ensure!(language.is_here()?, "{} has to be installed, and {FLAG}=all be set", language.install);
         let costs = measure(language).await?;
         table += &format!(
             "| {} | {} KB | {} KB | {:.1} s | {} ms | {:.1} ms | {:.1} MB | {} µs | {} µs |\n",

@@ -23,15 +23,20 @@ const THREADS: [(&str, &str); 5] = [
 
 /// What functions are for: the first of these whose words are in the name. The order matters, as
 /// names of generic functions name what they are generic over.
-const PURPOSES: [(&str, &[&str]); 13] = [
+const PURPOSES: [(&str, &[&str]); 14] = [
     ("clock", &["clock_gettime", "Timespec", "Instant"]),
     ("allocation", &["malloc", "free", "realloc", "calloc", "__rust_alloc", "__rust_dealloc", "allocations::"]),
     ("copying", &["memmove", "memcpy", "memset", "memcmp"]),
-    ("TLS", &["rustls", "ring::aead", "ring_core"]),
+    // The last two are within what ring has in assembler.
+    ("TLS", &["rustls", "ring::", "ring_core", "aesni", "ghash"]),
     ("codec", &["rumqttc", "mqttbytes", "link::codec", "bytes::", "bytestring", "from_utf8"]),
-    ("routing", &["router", "topic::", "grants::"]),
+    ("grants and rate", &["plugin::lent", "grants::", "rate::"]),
+    ("routing", &["router", "topic::"]),
     ("guest", &["???", "0x"]),
-    ("sandbox", &["wasmtime", "plugin::bindings", "plugin::imports", "plugin::instance", "plugin::payload"]),
+    (
+        "sandbox",
+        &["wasmtime", "plugin::bindings", "plugin::imports", "plugin::instance", "plugin::payload", "plugin::memory"],
+    ),
     ("outbox and session", &["outbox", "link::session", "link::task::send", "link::suspects", "link::pace"]),
     ("link's loop", &["link::", "message::"]),
     ("plugin's task", &["alphorn::plugin"]),
