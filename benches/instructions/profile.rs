@@ -28,7 +28,7 @@ const PURPOSES: [(&str, &[&str]); 14] = [
     ("allocation", &["malloc", "free", "realloc", "calloc", "__rust_alloc", "__rust_dealloc", "allocations::"]),
     ("copying", &["memmove", "memcpy", "memset", "memcmp"]),
     // The last two are within what ring has in assembler.
-    ("TLS", &["rustls", "ring::", "ring_core", "aesni", "ghash"]),
+    ("TLS", &["rustls", "ring::aead", "ring_core", "aesni", "ghash"]),
     ("codec", &["rumqttc", "mqttbytes", "link::codec", "bytes::", "bytestring", "from_utf8"]),
     ("grants and rate", &["plugin::lent", "grants::", "rate::"]),
     ("routing", &["router", "topic::"]),
