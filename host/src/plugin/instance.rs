@@ -17,7 +17,8 @@ use std::{
 
 use tokio::{
     sync::Semaphore,
-    time::{timeout, timeout_at},
+    task::unconstrained,
+    time::{sleep_until, timeout},
 };
 use tracing::debug;
 use wasmtime::{Store, Trap, UpdateDeadline};
@@ -402,26 +403,28 @@ async fn guarded<R>(
 ) -> Result<R, Fault> {
     let _running = engine.run();
     // Most calls are over at once, and need no timer.
-    let first = poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await;
-    let result = match first {
-        Poll::Ready(result) => result,
-        Poll::Pending => {
-            turn.end();
-            let rest = poll_fn(|context| {
-                let polled = call.as_mut().poll(context);
-                if polled.is_pending() {
-                    // It waits for the host, perhaps for long; others may compute meanwhile.
-                    turn.end();
-                }
-                polled
-            });
-            match timeout_at(deadline.at.into(), rest).await {
-                Ok(result) => result,
-                Err(_) => return Err(Fault::Overran(deadline.after)),
-            }
+    let mut overrun = pin!(None);
+    let result = poll_fn(|context| {
+        let polled = call.as_mut().poll(context);
+        if polled.is_ready() {
+            return polled.map(Some);
         }
-    };
-    result.map_err(|error| Fault::trapped(&error, limits))
+        // It waits for the host, perhaps for long; others may compute meanwhile.
+        turn.end();
+        if overrun.is_none() {
+            // Whatever the call has used up of the task's budget, its deadline is looked at.
+            overrun.set(Some(unconstrained(sleep_until(deadline.at.into()))));
+        }
+        match overrun.as_mut().as_pin_mut() {
+            Some(overrun) => overrun.poll(context).map(|()| None),
+            None => Poll::Pending,
+        }
+    })
+    .await;
+    match result {
+        Some(result) => result.map_err(|error| Fault::trapped(&error, limits)),
+        None => Err(Fault::Overran(deadline.after)),
+    }
 }
 
 /// The same without a deadline. The epoch advances only while it computes: it may well be that it
