@@ -92,7 +92,8 @@ async fn lone(guest: &Path, flood: Option<u8>) -> Result<[u32; 3]> {
         );
     }
     let place = certificates.place(sink.addr().port());
-    let host = Host::start(config_for(&place, "host", &rest)?, Compiler::InProcess).await?;
+    let host = Host::start(config_for(&place, "host", &rest)?, Compiler::InProcess)?;
+    host.open().await;
     let (client, mut mailbox) = host.link().client(&unlimited());
     let mut taken = Vec::new();
     let mut pace = interval(Duration::from_secs(1) / RATE);
@@ -151,7 +152,8 @@ async fn measure(echo: &Path, hostile: &Path, deed: &str, times: u32, count: usi
              limits = {{ deadline = \"5s\", retry = {{ max = 1 }}, restart = {{ max = 1000, within = \"1m\" }} }}\n"
         );
     }
-    let host = Host::start(config(&broker, "host", &plugins)?, Compiler::InProcess).await?;
+    let host = Host::start(config(&broker, "host", &plugins)?, Compiler::InProcess)?;
+    host.open().await;
     let files = broker.files();
     let mut settings = config(&broker, "observer", "")?.link;
     settings.tls.identity = Some((files.monitor_cert.clone(), files.monitor_key.clone()));

@@ -132,7 +132,11 @@ impl Rig {
             None => configuration(&peer, &head, &text)?,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let host = runtime.block_on(Host::start(config, compiler))?;
+        let host = runtime.block_on(async {
+            let host = Host::start(config, compiler)?;
+            host.open().await;
+            anyhow::Ok(host)
+        })?;
         let rig = Self { runtime, host, peer, _front: front };
         rig.run_until("the subscriptions", |rig| rig.peer.subscriptions() >= plugins.len())?;
         Ok(rig)

@@ -111,7 +111,8 @@ fn swap(program: &Path, component: &Path, report: &mut Report) -> Result<()> {
     let config = rig::configuration(&peer, &head, &plugin.configuration(first))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let whole = runtime.block_on(async {
-        let host = Host::start(config, Compiler::Child(program.to_owned())).await?;
+        let host = Host::start(config, Compiler::Child(program.to_owned()))?;
+        host.open().await;
         let plugin = host.plugin("meter").await.context("no plugin")?;
         let mut whole = Vec::new();
         // The first two compile.

@@ -63,3 +63,26 @@ async fn the_end_does_not_wait_for_a_broker_that_is_away() -> Result<()> {
     host.signal(Signal::Int)?;
     host.fails(0, &["SIGINT"]).await
 }
+
+#[tokio::test]
+async fn an_end_while_a_plugin_is_compiled_stops_the_others_and_does_not_wait_for_it() -> Result<()> {
+    let bed = Bed::start().await?;
+    let body = "local.get 0 i32.const 7 i32.mul i32.const 3 i32.add local.set 0 ".repeat(200_000);
+    bed.file("huge.wasm", wat::parse_str(format!("(component (core module (func (param i32) {body})))"))?)?;
+    let patient = "[host]\nshutdown_grace = \"1h\"\n";
+    let with_another = format!("{patient}{RECORDER}[plugins.huge]\ncomponent = \"huge.wasm\"\n");
+    let config = bed.config(&with_another);
+    let mut host = Program::run(&config)?;
+    host.log(&["plugin{name=recorder}", "loaded"]).await?;
+    host.stop().await?;
+    host.log(&["SIGTERM"]).await?;
+    assert_eq!(host.logged(&["start connect"]), 0, "everything had started");
+    assert_eq!(host.logged(&["huge"]), 1, "it was waited for");
+
+    // What was said at the end was kept.
+    let watcher = bed.watch("out").await?;
+    let mut host = Program::run(&bed.config(&[patient, RECORDER].concat()).in_place_of(&config))?;
+    watcher.payload("* start: first").await?;
+    watcher.payload("* stop: shutdown").await?;
+    host.stop().await
+}

@@ -122,7 +122,8 @@ impl Echoing {
              [plugins.echo.limits]\npublish_rate = \"unlimited\"\n",
             self.guest
         );
-        let host = Host::start(config_for(&self.place, "plugin", &plugin)?, Compiler::InProcess).await?;
+        let host = Host::start(config_for(&self.place, "plugin", &plugin)?, Compiler::InProcess)?;
+        host.open().await;
         host.link().ended().await;
         bail!("the link ended")
     }

@@ -215,7 +215,8 @@ impl Job {
              [plugins.flood.limits]\npublish_rate = \"unlimited\"\n"
         );
         let config = config_for(&self.place, "plugin", &plugin)?;
-        let host = Host::start(config, Compiler::InProcess).await?;
+        let host = Host::start(config, Compiler::InProcess)?;
+        host.open().await;
         // Compiling is over, connecting has just begun.
         let meter = Meter::start();
         until_told().await?;

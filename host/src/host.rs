@@ -38,6 +38,8 @@ struct Plugin {
     handle: Arc<PluginHandle>,
     /// The configured file.
     component: PathBuf,
+    /// How long the link waits for it to start.
+    patience: Duration,
 }
 
 /// Settings that are in force until the process ends, for comparing.
@@ -49,9 +51,8 @@ struct Fixed {
 }
 
 impl Host {
-    /// Starts all plugins, then lets the link connect: a session that the broker has kept
-    /// finds its readers in place.
-    pub async fn start(mut config: Config, compiler: Compiler) -> Result<Self, StartError> {
+    /// Lets all plugins start. The link does not connect before [`Host::open`]; in a runtime of tokio.
+    pub fn start(mut config: Config, compiler: Compiler) -> Result<Self, StartError> {
         for warning in &config.warnings {
             warn!("{warning}");
         }
@@ -73,22 +74,25 @@ impl Host {
             max_payload,
             when_full: config.when_full,
         };
-        let mut plugins = BTreeMap::new();
-        let mut starting = JoinSet::new();
-        for (name, config) in config.plugins {
-            let patience = config.limits.start_deadline;
+        let spawn = |(name, config): (String, _)| {
             let plugin = Plugin::spawn(&name, config, &surroundings);
-            let started = plugin.handle.started();
+            (name, plugin)
+        };
+        let plugins = RwLock::new(config.plugins.into_iter().map(spawn).collect());
+        Ok(Self { link, plugins, surroundings, fixed, grace: config.shutdown_grace })
+    }
+
+    /// Waits until the plugins have started, then lets the link connect: a session that the
+    /// broker has kept finds its readers in place.
+    pub async fn open(&self) {
+        let mut starting = JoinSet::new();
+        for Plugin { handle, patience, .. } in self.plugins.read().await.values() {
             // Compiling has a deadline of its own; it does not hold up the others.
-            starting.spawn(async move { drop(timeout(patience, started).await) });
-            plugins.insert(name, plugin);
+            starting.spawn(timeout(*patience, handle.started()));
         }
         starting.join_all().await;
-        link.open();
-        let plugins = RwLock::new(plugins);
-        let host = Self { link, plugins, surroundings, fixed, grace: config.shutdown_grace };
-        host.drop_old_versions().await;
-        Ok(host)
+        self.link.open();
+        self.drop_old_versions().await;
     }
 
     /// The device's name at the broker.
@@ -147,6 +151,7 @@ impl Host {
                 }
                 Some(plugin) => {
                     plugin.component.clone_from(&config.component);
+                    plugin.patience = config.limits.start_deadline;
                     let handle = plugin.handle.clone();
                     work.spawn(async move {
                         if handle.configure(config).await.is_err() {
@@ -215,8 +220,8 @@ impl Host {
 
 impl Plugin {
     fn spawn(name: &str, config: PluginConfig, surroundings: &Surroundings) -> Self {
-        let component = config.component.clone();
-        Self { handle: Arc::new(PluginHandle::spawn(name, config, surroundings.clone())), component }
+        let (component, patience) = (config.component.clone(), config.limits.start_deadline);
+        Self { handle: Arc::new(PluginHandle::spawn(name, config, surroundings.clone())), component, patience }
     }
 }
 

@@ -35,7 +35,7 @@ pub(crate) async fn dev(args: DevArgs) -> Result<(), Failure> {
     let Session { host, projects, watch, broker } = started;
     let told = tokio::select! {
         told = until_told(&host, &mut ending) => told,
-        never = rebuild_on_save(&host, projects, watch) => match never {},
+        never = open_and_rebuild(&host, projects, watch) => match never {},
     };
     end(&host, &mut ending).await;
     if let Some(broker) = broker {
@@ -78,13 +78,14 @@ async fn start(args: DevArgs) -> Result<Session, Failure> {
             info!("the configuration's plugin `{}` is replaced by {}", project.name, project.folder.display());
         }
     }
-    let host = Host::start(config, super::compiler()).await?;
+    let host = Host::start(config, super::compiler())?;
     Ok(Session { host, projects, watch, broker })
 }
 
-/// Builds what was saved, and brings it in. What does not build or start leaves the
-/// running version alone.
-async fn rebuild_on_save(host: &Host, mut projects: Vec<Project>, watch: Watch) -> Infallible {
+/// Once things have started, builds what was saved, and brings it in. What does not build or
+/// start leaves the running version alone.
+async fn open_and_rebuild(host: &Host, mut projects: Vec<Project>, watch: Watch) -> Infallible {
+    host.open().await;
     loop {
         let folders = watch.saved().await;
         for project in projects.iter_mut().filter(|project| folders.contains(&project.folder)) {

@@ -31,20 +31,14 @@ pub(crate) async fn run(args: RunArgs, recent: Recent) -> Result<(), Failure> {
         "alphorn starts"
     );
     let socket = open_socket(&config.socket)?;
-    let host = tokio::select! {
-        host = Host::start(config, super::compiler()) => Arc::new(host?),
-        signal = ending.next() => {
-            info!("{signal} before the plugins had started");
-            return Ok(());
-        }
-    };
+    let host = Arc::new(Host::start(config, super::compiler())?);
     let serving = socket.map(|socket| socket.serve(host.clone(), recent));
     let mut hangup = signals::hangup()?;
+    // From here on, so that a file replaced while things start is not missed.
     let files = Files::watch(host.components().await);
-    tell_service_manager(NotifyState::Ready);
     let told = tokio::select! {
         told = until_told(&host, &mut ending) => told,
-        never = reload_when_told(&host, &args.config, &mut hangup, files) => match never {},
+        never = open_and_reload(&host, &args.config, &mut hangup, files) => match never {},
     };
     told?;
     drop(serving);
@@ -68,8 +62,11 @@ fn open_socket(config: &SocketConfig) -> Result<Option<Control>, Failure> {
     }
 }
 
-/// SIGHUP reads the configuration again; a component's file that is replaced takes over.
-async fn reload_when_told(host: &Host, path: &Path, hangup: &mut Signal, mut files: Files) -> Infallible {
+/// Once things have started, SIGHUP reads the configuration again, and a component's file that
+/// is replaced takes over.
+async fn open_and_reload(host: &Host, path: &Path, hangup: &mut Signal, mut files: Files) -> Infallible {
+    host.open().await;
+    tell_service_manager(NotifyState::Ready);
     loop {
         tokio::select! {
             _ = hangup.recv() => {

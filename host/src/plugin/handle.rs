@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::{Instrument, error, info_span};
 
 use super::{
@@ -24,6 +24,8 @@ use crate::{
 #[derive(Debug)]
 pub struct PluginHandle {
     requests: mpsc::Sender<Request>,
+    /// Told before the request to end: nobody needs what is loaded.
+    unwanted: Arc<Notify>,
     standing: watch::Receiver<Standing>,
     counters: Arc<Counters>,
 }
@@ -95,8 +97,8 @@ impl PluginHandle {
     pub fn spawn(name: &str, config: PluginConfig, surroundings: Surroundings) -> Self {
         let (requests, inbox) = mpsc::channel(8);
         let (sender, standing) = watch::channel(Standing::new(config.grants.clone()));
-        let counters = Arc::<Counters>::default();
-        let task = Task::new(name, config, surroundings, inbox, sender, counters.clone());
+        let (counters, unwanted) = (Arc::<Counters>::default(), Arc::<Notify>::default());
+        let task = Task::new(name, config, surroundings, inbox, unwanted.clone(), sender, counters.clone());
         // The span is given here since a spawned task does not inherit one.
         let task = tokio::spawn(task.run().instrument(info_span!("plugin", %name)));
         tokio::spawn(async move {
@@ -104,7 +106,7 @@ impl PluginHandle {
                 error!("a plugin's task ended badly: {error}");
             }
         });
-        Self { requests, standing, counters }
+        Self { requests, unwanted, standing, counters }
     }
 
     /// Returns when it is no longer starting.
@@ -164,12 +166,12 @@ impl PluginHandle {
 
     /// Ends it because the host ends.
     pub async fn shut_down(&self) {
-        self.ask(|reply| Request::End(StopReason::Shutdown, reply)).await;
+        self.end(StopReason::Shutdown).await;
     }
 
     /// Ends it because it is not wanted any more.
     pub async fn remove(&self) {
-        self.ask(|reply| Request::End(StopReason::Removed, reply)).await;
+        self.end(StopReason::Removed).await;
     }
 
     /// Digests of the versions that run or could come back. None: that is not known yet, or
@@ -184,6 +186,11 @@ impl PluginHandle {
                 .map(|about| about.digest.clone())
                 .collect(),
         )
+    }
+
+    async fn end(&self, reason: StopReason) {
+        self.unwanted.notify_one();
+        self.ask(|reply| Request::End(reason, reply)).await;
     }
 
     async fn request_swap(&self, swap: Swap) -> Result<(), SwapError> {

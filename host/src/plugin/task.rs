@@ -19,7 +19,7 @@ use std::{
 
 use tokio::{
     select,
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::sleep_until,
 };
 use tracing::{error, info, warn};
@@ -57,6 +57,8 @@ pub(super) struct Task {
     /// The link's last state the guest was told: the number of the connection, if there was one.
     seen: Option<Option<u32>>,
     requests: mpsc::Receiver<Request>,
+    /// A request to end is on its way.
+    unwanted: Arc<Notify>,
     standing: watch::Sender<Standing>,
     counters: Arc<Counters>,
     life: Life,
@@ -107,6 +109,7 @@ impl Task {
         config: PluginConfig,
         surroundings: Surroundings,
         requests: mpsc::Receiver<Request>,
+        unwanted: Arc<Notify>,
         standing: watch::Sender<Standing>,
         counters: Arc<Counters>,
     ) -> Self {
@@ -119,6 +122,7 @@ impl Task {
             surroundings,
             seen: None,
             requests,
+            unwanted,
             standing,
             counters,
             version: None,
@@ -259,7 +263,8 @@ impl Task {
         false
     }
 
-    /// Takes up what an earlier run left, loads the version in force and starts it.
+    /// Takes up what an earlier run left, loads the version in force and starts it, unless the
+    /// end comes before that is compiled.
     async fn load_first(&mut self) {
         let mut saved = match self.surroundings.link.saved(&self.name).await {
             Some(Ok(saved)) => saved,
@@ -271,7 +276,12 @@ impl Task {
         };
         self.register(&mut saved);
         let in_use = self.surroundings.versions.hold().await;
-        let loaded = match self.choose(saved).await {
+        let unwanted = self.unwanted.clone();
+        let chosen = select! {
+            chosen = self.choose(saved) => chosen,
+            () = unwanted.notified() => return,
+        };
+        let loaded = match chosen {
             Ok(loaded) => loaded,
             Err(error) => {
                 error!("{error}");
