@@ -36,7 +36,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    runtime::{Builder, Handle},
+    sync::{mpsc, oneshot, watch},
+};
 use tokio_tungstenite::tungstenite::http::HeaderMap;
 use tracing::{Instrument, info_span};
 
@@ -139,6 +142,7 @@ pub struct Link {
     next_client: AtomicU32,
     /// Clients with names, of this run and of those before.
     names: Mutex<HashMap<Arc<str>, Known>>,
+    runtime: Handle,
     /// Taken by the first to close.
     thread: Mutex<Option<thread::JoinHandle<()>>>,
 }
@@ -275,7 +279,9 @@ impl Link {
             Ok::<_, std::io::Error>(task::Disk { journal, restored, keeps_outbox, earlier })
         });
         let disk = disk.transpose()?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        // After each turn of somebody else the link's task is next, if it has anything to do.
+        let runtime = Builder::new_current_thread().enable_all().event_interval(1).build()?;
+        let handle = runtime.handle().clone();
         let span = info_span!("link", name = %settings.label);
         let ends = task::Ends { commands: inbox, status: status_sender, phase: phases, rules: rules.clone() };
         let task = task::Task::new(settings, ends, disk);
@@ -294,6 +300,7 @@ impl Link {
             commit,
             next_client: AtomicU32::new(next_client),
             names: Mutex::new(names),
+            runtime: handle,
             thread: Mutex::new(Some(thread)),
         })
     }
@@ -301,6 +308,11 @@ impl Link {
     /// Lets the link connect; until then subscriptions and messages only gather.
     pub fn open(&self) {
         self.phase.send_replace(Phase::Open);
+    }
+
+    /// Of the link's thread, for what is quick and should begin and end there.
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
     }
 
     /// A new user of the link, or one that comes back.

@@ -1,16 +1,6 @@
-//! The wasmtime engine: its one configuration, what it lends, and the epoch ticker.
+//! The wasmtime engine: its one configuration, and what it lends.
 
-use std::{
-    collections::HashSet,
-    fmt,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
-    time::Duration,
-};
+use std::{collections::HashSet, fmt, path::Path, sync::Arc, thread};
 
 use tokio::{
     runtime::Handle,
@@ -27,12 +17,9 @@ use super::{
     component::Shared,
     imports::{GuestState, link_publish_at_once},
     messaging::MessagingCore,
+    ticker::{Running, Ticker},
 };
 use crate::{link::WhenFull, signature::TrustedKeys};
-
-/// How often a running guest lets others run, and so how exactly deadlines are kept. Measured
-/// with `benches/neighbours.rs`: ten times that is ten times the p99 of a neighbour.
-const TICK: Duration = Duration::from_millis(1);
 
 /// Shared by all plugins.
 #[derive(Clone)]
@@ -52,15 +39,6 @@ pub struct Engine {
     pub(super) trusted: Arc<TrustedKeys>,
 }
 
-/// Advances the engine's epoch while a guest runs, and sleeps otherwise.
-struct Ticker {
-    running: AtomicUsize,
-    thread: thread::Thread,
-}
-
-/// A guest runs as long as this lives.
-pub(super) struct Running(Arc<Ticker>);
-
 impl Engine {
     /// Makes the engine and what it lends to guests.
     /// `data_dir`: where what was compiled is kept, if anywhere.
@@ -74,28 +52,7 @@ impl Engine {
         if when_full == WhenFull::DropNewest {
             link_publish_at_once(&mut linker)?;
         }
-        let weak = engine.weak();
-        let (sender, receiver) = std::sync::mpsc::channel::<Arc<Ticker>>();
-        let thread = thread::Builder::new().name("alphorn-epochs".into()).spawn(move || {
-            let Ok(ticker) = receiver.recv() else { return };
-            let ticker = Arc::downgrade(&ticker);
-            loop {
-                match (ticker.upgrade(), weak.upgrade()) {
-                    (Some(ticker), Some(engine)) if ticker.running.load(Ordering::SeqCst) > 0 => {
-                        engine.increment_epoch();
-                        drop((ticker, engine));
-                        thread::sleep(TICK);
-                    }
-                    (Some(ticker), Some(engine)) => {
-                        drop((ticker, engine));
-                        thread::park();
-                    }
-                    _ => return,
-                }
-            }
-        })?;
-        let ticker = Arc::new(Ticker { running: AtomicUsize::new(0), thread: thread.thread().clone() });
-        sender.send(ticker.clone())?;
+        let ticker = Ticker::start(engine.weak())?;
         let compiling = Arc::new(Compiling::new(compiler, &engine, data_dir));
         let turns = Arc::new(Semaphore::new(thread::available_parallelism().map_or(1, usize::from)));
         let threads = Handle::try_current().map_or(1, |runtime| runtime.metrics().num_workers());
@@ -133,22 +90,7 @@ impl Engine {
 
     /// Keeps the epoch advancing until dropped.
     pub(super) fn run(&self) -> Running {
-        if self.ticker.running.fetch_add(1, Ordering::SeqCst) == 0 {
-            self.ticker.thread.unpark();
-        }
-        Running(self.ticker.clone())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-impl Drop for Ticker {
-    fn drop(&mut self) {
-        self.thread.unpark();
+        self.ticker.run()
     }
 }
 

@@ -3,13 +3,14 @@
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tracing::{Instrument, error, info_span};
+use tracing::{Instrument, info_span};
 
 use super::{
     bindings::exports::alphorn::plugin::guest::StopReason,
     component::ComponentError,
     engine::Engine,
     lifecycle::State,
+    place,
     report::{Counters, Report, Standing},
     task::Task,
     versions::Versions,
@@ -98,14 +99,11 @@ impl PluginHandle {
         let (requests, inbox) = mpsc::channel(8);
         let (sender, standing) = watch::channel(Standing::new(config.grants.clone()));
         let (counters, unwanted) = (Arc::<Counters>::default(), Arc::<Notify>::default());
+        let beside = surroundings.link.runtime().clone();
         let task = Task::new(name, config, surroundings, inbox, unwanted.clone(), sender, counters.clone());
         // The span is given here since a spawned task does not inherit one.
-        let task = tokio::spawn(task.run().instrument(info_span!("plugin", %name)));
-        tokio::spawn(async move {
-            if let Err(error) = task.await {
-                error!("a plugin's task ended badly: {error}");
-            }
-        });
+        let span = info_span!("plugin", %name);
+        tokio::spawn(place::run(task.run().instrument(span.clone()), beside).instrument(span));
         Self { requests, unwanted, standing, counters }
     }
 

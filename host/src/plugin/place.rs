@@ -1,0 +1,179 @@
+//! Where a plugin's task runs: on the link's thread, or on one of the host's.
+//!
+//! A message that is handled where it was read need not wait for another thread to wake, on the
+//! way there and on the way back: most of the time of a lone message. But what takes long there
+//! holds the socket up. So a task comes to the link's thread after a row of quick turns elsewhere,
+//! and leaves it with the first that is not quick: a guest that computes on gives its thread up
+//! within two ticks of the epoch, and goes on where the link does not wait for it.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tracing::error;
+
+/// Longer than a lone message takes with cold caches (0.1 ms on a PC), also on a slower board;
+/// half a tick.
+const QUICK: Duration = Duration::from_micros(500);
+/// So many quick turns in a row bring a task to the link's thread; twice as many the next time,
+/// half as many after as many quick ones there.
+const FIRST_ROW: u32 = 8;
+const LONGEST_ROW: u32 = 4096;
+
+/// Runs a task until it has ended, here or on the link's thread. In a runtime of one thread it stays.
+pub(super) async fn run(task: impl Future<Output = ()> + Send + 'static, link: Handle) {
+    let host = Handle::current();
+    let may_move = host.runtime_flavor() != RuntimeFlavor::CurrentThread;
+    let mut next = Some(Placed { task: Box::pin(task), habits: Habits::new(may_move) });
+    while let Some(placed) = next {
+        let there = if placed.habits.is_beside_link { &link } else { &host };
+        next = match there.spawn(Stay(Some(placed))).await {
+            Ok(moves) => moves,
+            Err(error) if error.is_panic() => return error!("a plugin's task ended badly: {error}"),
+            // The thread has ended, and with it the host.
+            Err(_) => return,
+        };
+    }
+}
+
+struct Placed<F> {
+    task: Pin<Box<F>>,
+    habits: Habits,
+}
+
+/// A task, as long as it stays in one place. Its outcome is the task that moves; None: it has ended.
+struct Stay<F>(Option<Placed<F>>);
+
+impl<F: Future<Output = ()>> Future for Stay<F> {
+    type Output = Option<Placed<F>>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(placed) = &mut self.0 else { return Poll::Ready(None) };
+        let began = Instant::now();
+        if placed.task.as_mut().poll(context).is_ready() {
+            return Poll::Ready(None);
+        }
+        if placed.habits.moves(began.elapsed()) { Poll::Ready(self.0.take()) } else { Poll::Pending }
+    }
+}
+
+/// How long a task's turns were, and where it belongs for that.
+struct Habits {
+    may_move: bool,
+    is_beside_link: bool,
+    /// Quick turns since the last that was not, or since the row was full.
+    quick: u32,
+    row: u32,
+}
+
+impl Habits {
+    fn new(may_move: bool) -> Self {
+        Self { may_move, is_beside_link: false, quick: 0, row: FIRST_ROW }
+    }
+
+    /// After a turn: whether the next one is elsewhere.
+    fn moves(&mut self, took: Duration) -> bool {
+        if !self.may_move {
+            return false;
+        }
+        if took > QUICK {
+            self.quick = 0;
+            if self.is_beside_link {
+                self.row = (self.row * 2).min(LONGEST_ROW);
+            }
+            return std::mem::take(&mut self.is_beside_link);
+        }
+        self.quick += 1;
+        if self.quick < self.row {
+            return false;
+        }
+        self.quick = 0;
+        if self.is_beside_link {
+            self.row = (self.row / 2).max(FIRST_ROW);
+            return false;
+        }
+        self.is_beside_link = true;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, sync::mpsc, thread};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_millis(1);
+
+    /// Quick turns until it moves.
+    fn turns(habits: &mut Habits) -> u32 {
+        let mut count = 1;
+        while !habits.moves(QUICK) {
+            count += 1;
+        }
+        count
+    }
+
+    #[test]
+    fn a_row_of_quick_turns_leads_to_the_link_and_one_long_away() {
+        let mut habits = Habits::new(true);
+        assert!((1..FIRST_ROW).all(|_| !habits.moves(QUICK)));
+        assert!(!habits.moves(LONG), "it moves only to leave the link");
+        assert_eq!(turns(&mut habits), FIRST_ROW);
+        assert!((0..100).all(|_| !habits.moves(QUICK)));
+        assert!(habits.moves(LONG));
+        assert!(!habits.is_beside_link);
+    }
+
+    #[test]
+    fn who_is_sent_away_again_and_again_comes_back_ever_later_until_it_has_mended() {
+        let mut habits = Habits::new(true);
+        let mut rows = Vec::new();
+        for _ in 0..12 {
+            rows.push(turns(&mut habits));
+            assert!(habits.moves(LONG));
+        }
+        assert_eq!(rows, [8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 4096, 4096]);
+        turns(&mut habits);
+        assert!((0..2 * LONGEST_ROW).all(|_| !habits.moves(QUICK)));
+        assert!(habits.moves(LONG));
+        assert_eq!(turns(&mut habits), 2 * FIRST_ROW);
+    }
+
+    #[test]
+    fn without_another_thread_it_stays() {
+        let mut habits = Habits::new(false);
+        assert!((0..10_000).all(|_| !habits.moves(QUICK)));
+    }
+
+    #[test]
+    fn a_task_goes_to_the_links_thread_and_back_and_ends() {
+        let link = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let host = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let (said, seen) = mpsc::channel();
+        let mut was_there = false;
+        let task = poll_fn(move |context| {
+            let is_there = thread::current().name() == Some("link");
+            if was_there {
+                said.send(is_there).unwrap();
+                return Poll::Ready(());
+            }
+            if is_there {
+                was_there = true;
+                thread::sleep(LONG);
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        });
+        let (over, is_over) = tokio::sync::oneshot::channel::<()>();
+        let handle = link.handle().clone();
+        let thread = thread::Builder::new().name("link".into()).spawn(move || link.block_on(is_over));
+        host.block_on(async { tokio::spawn(run(task, handle)).await }).unwrap();
+        over.send(()).unwrap();
+        thread.unwrap().join().unwrap().unwrap();
+        assert_eq!(seen.recv(), Ok(false), "it went on on the link's thread");
+    }
+}
