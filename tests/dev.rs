@@ -104,7 +104,8 @@ async fn a_plain_program_and_what_it_may_do_are_swapped_on_save() -> Result<()> 
     dev.prints(&["says learnt two"]).await?;
 
     // Not only the source: what it may do, too.
-    fs::write(&settings, may("sings"))?;
+    fs::write(&settings, may("sings") + "[link]\nkeep_alive = \"30s\"\n")?;
+    dev.log_in_its_own_time(&["WARN", "alphorn.toml", "start `alphorn dev` again"]).await?;
     dev.log_times_in_its_own_time(2, &["a new version took over"]).await?;
     publish("three").await?;
     dev.prints(&["sings learnt three"]).await?;

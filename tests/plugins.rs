@@ -150,7 +150,12 @@ async fn a_plugin_that_traps_in_start_does_not_keep_the_host_from_connecting() -
 
 #[tokio::test]
 async fn a_plugin_that_hangs_in_start_does_not_keep_the_host_from_connecting() -> Result<()> {
-    starts_badly("loop", "start_deadline = \"300ms\", restart = { max = 0 }", &["it took longer than 300ms"]).await
+    starts_badly(
+        "loop",
+        "start_deadline = \"300ms\", restart = { max = 0 }",
+        &["its start took longer than 300ms (`limits.start_deadline`)"],
+    )
+    .await
 }
 
 async fn starts_badly(deed: &str, limits: &str, words: &[&str]) -> Result<()> {
@@ -184,7 +189,7 @@ async fn a_busy_loop_ends_at_its_deadline_and_its_neighbour_goes_on_meanwhile() 
         watcher.payload(&format!("in {number}")).await?;
     }
     assert_eq!(host.logged(&["it took longer"]), 0, "the neighbour had to wait for the loop's end");
-    host.log(&["ERROR", "plugin{name=misbehaves}", "it took longer than 2s"]).await?;
+    host.log(&["ERROR", "plugin{name=misbehaves}", "it took longer than 2s (`limits.deadline`)"]).await?;
     watcher.payload("started: restart").await?;
     host.stop().await
 }

@@ -123,8 +123,10 @@ struct Deadline {
 pub(super) enum Fault {
     #[error("it trapped: {0}")]
     Trapped(String),
-    #[error("it took longer than {}", humantime::format_duration(*.0))]
+    #[error("it took longer than {} (`limits.deadline`)", humantime::format_duration(*.0))]
     Overran(Duration),
+    #[error("its start took longer than {} (`limits.start_deadline`)", humantime::format_duration(*.0))]
+    StartOverran(Duration),
     #[error("it asked for more than {0} bytes of memory (`limits.memory`)")]
     Memory(usize),
     #[error("it gave the host more than {0} bytes and a payload in one call (`limits.hostcall_bytes`)")]
@@ -209,7 +211,7 @@ impl<G> Instance<G> {
             Ok(Ok(guest)) => Ok(Self { store, guest, engine: engine.clone(), limits, turn, began: Instant::now() }),
             Ok(Err(_)) if store.data_mut().memory().refused => Err(Fault::Memory(limits.memory)),
             Ok(Err(error)) => Err(Fault::trapped(&error, &limits)),
-            Err(_) => Err(Fault::Overran(limits.start_deadline)),
+            Err(_) => Err(Fault::StartOverran(limits.start_deadline)),
         }
     }
 
@@ -328,7 +330,11 @@ impl Instance<Plugin> {
         let deadline = self.begins(self.limits.start_deadline);
         let call = self.guest.alphorn_plugin_guest().call_start(&mut self.store, start);
         let result = guarded(&self.engine, &self.turn, deadline, &self.limits, pin!(call)).await;
-        self.judge(result)?.map_err(|words| Fault::Start(said(&words)))
+        let started = self.judge(result).map_err(|fault| match fault {
+            Fault::Overran(deadline) => Fault::StartOverran(deadline),
+            fault => fault,
+        });
+        started?.map_err(|words| Fault::Start(said(&words)))
     }
 
     pub(super) async fn on_message(

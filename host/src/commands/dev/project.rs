@@ -44,6 +44,13 @@ impl Project {
         let (written, config) = (written(&built.component), read(&self.folder, &built.name)?);
         let name = name(&self.folder, &config, built.name)?;
         ensure!(name == self.name, "`{}` is called `{name}` now, which takes another `alphorn dev`", self.name);
+        if beside_plugins(&config) != beside_plugins(&self.config) {
+            let file = self.folder.join(CONFIG);
+            warn!(
+                "{}: what stands outside of [plugins] is read once, from the first folder: start `alphorn dev` again",
+                file.display()
+            );
+        }
         let is_same = config == self.config && written.is_some() && written == self.written;
         (self.written, self.config, self.component) = (written, config, built.component);
         Ok(!is_same)
@@ -98,6 +105,13 @@ fn name(folder: &Path, config: &str, built: String) -> anyhow::Result<String> {
     }
 }
 
+/// What a configuration says of all but plugins.
+fn beside_plugins(config: &str) -> Option<toml::Table> {
+    let mut table: toml::Table = config.parse().ok()?;
+    table.remove("plugins");
+    Some(table)
+}
+
 fn written(component: &Path) -> Option<SystemTime> {
     fs::metadata(component).and_then(|metadata| metadata.modified()).ok()
 }
@@ -112,6 +126,14 @@ pub(super) fn is_source(folder: &Path, path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_plugin_may_do_is_told_from_the_rest() {
+        let config = |topic: &str, url: &str| format!("[plugins.p]\npublish = [{topic:?}]\n[link]\nurl = {url:?}\n");
+        let before = beside_plugins(&config("a", "mqtt://a"));
+        assert_eq!(beside_plugins(&config("b", "mqtt://a")), before);
+        assert_ne!(beside_plugins(&config("a", "mqtt://b")), before);
+    }
 
     #[test]
     fn sources_are_told_from_what_a_build_writes() {
