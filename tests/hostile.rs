@@ -68,6 +68,56 @@ enum Ends<'a> {
 
 const SHORT: &str = "deadline = \"300ms\"";
 
+/// A plugin of short calls shares the link's thread; it can't keep it.
+#[tokio::test]
+async fn an_endless_loop_on_the_links_thread_leaves_it_to_the_others() -> Result<()> {
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("#").await?;
+    let settings = bed.config(
+        r#"
+        [plugins.recorder]
+        component = "recorder.wasm"
+        publish = ["out"]
+        subscribe = ["in"]
+        config = { to = "out", filters = "in" }
+
+        [plugins.hostile]
+        component = "hostile.wasm"
+        publish = ["said"]
+        subscribe = ["deeds"]
+        config = { to = "said", filters = "deeds" }
+        limits = { deadline = "20s", restart = { max = 0 } }
+        "#,
+    );
+    let path = settings.write()?;
+    let arguments = ["run".as_ref(), "--config".as_ref(), path.as_os_str()];
+    let host = Program::start_with(&arguments, &[("RUST_LOG", "debug")])?;
+    watcher.ready("out").await?;
+    watcher.ready("said").await?;
+    let mut client = bed.client().await?;
+    let [came, left] = ["it goes on on the link's thread", "it leaves the link's thread"];
+    let hostile = |line| ["plugin{name=hostile}", line];
+    let mut answers = 0;
+    // It may have left again where the machine was busy.
+    while host.logged(&hostile(came)) <= host.logged(&hostile(left)) {
+        answers += 1;
+        ensure!(answers < 10_000, "it does not come to the link's thread");
+        client.publish("deeds", b"bad timer").await?;
+        let said = |messages: &[crate::harness::Message]| {
+            (messages.iter().filter(|message| message.topic == "said").count() > answers).then_some(())
+        };
+        watcher.wait_for("an answer", said).await?;
+    }
+    client.publish("deeds", b"loop").await?;
+    host.log_times(host.logged(&hostile(came)), &hostile(left)).await?;
+    for number in 0..20 {
+        client.publish("in", format!("{number}").as_bytes()).await?;
+        watcher.payload(&format!("in {number}")).await?;
+    }
+    ensure!(host.logged(&["it took longer"]) == 0, "the others have waited for it");
+    Ok(())
+}
+
 #[tokio::test]
 async fn an_endless_loop() -> Result<()> {
     does("loop", "", SHORT, Ends::Logged(&["ERROR", "it took longer than 300ms", "starts again"])).await

@@ -101,9 +101,8 @@ impl PluginHandle {
         let (counters, unwanted) = (Arc::<Counters>::default(), Arc::<Notify>::default());
         let beside = surroundings.link.runtime().clone();
         let task = Task::new(name, config, surroundings, inbox, unwanted.clone(), sender, counters.clone());
-        // The span is given here since a spawned task does not inherit one.
-        let span = info_span!("plugin", %name);
-        tokio::spawn(place::run(task.run().instrument(span.clone()), beside).instrument(span));
+        // A spawned task does not inherit a span.
+        tokio::spawn(place::run(task.run(), beside).instrument(info_span!("plugin", %name)));
         Self { requests, unwanted, standing, counters }
     }
 

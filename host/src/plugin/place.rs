@@ -13,7 +13,7 @@ use std::{
 };
 
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tracing::error;
+use tracing::{Instrument, debug, error};
 
 /// Longer than a lone message takes with cold caches (0.1 ms on a PC), also on a slower board;
 /// half a tick.
@@ -23,14 +23,15 @@ const QUICK: Duration = Duration::from_micros(500);
 const FIRST_ROW: u32 = 8;
 const LONGEST_ROW: u32 = 4096;
 
-/// Runs a task until it has ended, here or on the link's thread. In a runtime of one thread it stays.
+/// Runs a task until it has ended, here or on the link's thread, in the span of this call. In a runtime
+/// of one thread it stays.
 pub(super) async fn run(task: impl Future<Output = ()> + Send + 'static, link: Handle) {
     let host = Handle::current();
     let may_move = host.runtime_flavor() != RuntimeFlavor::CurrentThread;
     let mut next = Some(Placed { task: Box::pin(task), habits: Habits::new(may_move) });
     while let Some(placed) = next {
         let there = if placed.habits.is_beside_link { &link } else { &host };
-        next = match there.spawn(Stay(Some(placed))).await {
+        next = match there.spawn(Stay(Some(placed)).in_current_span()).await {
             Ok(moves) => moves,
             Err(error) if error.is_panic() => return error!("a plugin's task ended badly: {error}"),
             // The thread has ended, and with it the host.
@@ -56,7 +57,15 @@ impl<F: Future<Output = ()>> Future for Stay<F> {
         if placed.task.as_mut().poll(context).is_ready() {
             return Poll::Ready(None);
         }
-        if placed.habits.moves(began.elapsed()) { Poll::Ready(self.0.take()) } else { Poll::Pending }
+        let took = began.elapsed();
+        if !placed.habits.moves(took) {
+            return Poll::Pending;
+        }
+        match placed.habits.is_beside_link {
+            true => debug!("its calls are short: it goes on on the link's thread"),
+            false => debug!(?took, "it leaves the link's thread, where this turn was too long"),
+        }
+        Poll::Ready(self.0.take())
     }
 }
 

@@ -284,10 +284,10 @@ impl Task {
         let loaded = match chosen {
             Ok(loaded) => loaded,
             Err(error) => {
-                error!("{error}");
                 self.life.failed();
                 self.last_error = Some(error.to_string());
-                return self.set_aside();
+                self.set_aside();
+                return error!("{error}");
             }
         };
         info!(version = loaded.about.version(), bytes = loaded.about.size, "loaded {}", loaded.about.path.display());
@@ -405,6 +405,7 @@ impl Task {
     }
 
     /// The instance is of no use any more: what now. `failing`: the message it was called with.
+    /// Who reads the log and asks finds it as the line says.
     async fn fault(&mut self, fault: &Fault, failing: Option<Delivery>) {
         self.discard();
         self.counters.faults.fetch_add(1, Relaxed);
@@ -417,15 +418,15 @@ impl Task {
                 return self.begin_again(handed_over).await;
             }
             After::Restart(pause) => {
-                error!("the plugin failed, {fault}; it starts again in {}", humantime::format_duration(pause));
                 self.restart_at = Some(Instant::now() + pause);
+                self.show();
+                error!("the plugin failed, {fault}; it starts again in {}", humantime::format_duration(pause));
             }
             After::Quarantine => {
-                error!("the plugin failed, {fault}; that is too often (`limits.restart`), so it is quarantined");
                 self.set_aside();
+                error!("the plugin failed, {fault}; that is too often (`limits.restart`), so it is quarantined");
             }
         }
-        self.show();
     }
 
     /// No instance for now. Where there is a disk, messages gather in the inbox meanwhile;

@@ -213,9 +213,9 @@ impl Task {
         };
         if let Err(cause) = &result {
             let goes_on = if self.instance.is_some() { "; the running version goes on" } else { "" };
-            error!("no new version took over: {cause}{goes_on}");
             self.last_error = Some(cause.to_string());
             self.show();
+            error!("no new version took over: {cause}{goes_on}");
         }
         let _ = reply.send(result);
         while self.preparing.is_none() {
