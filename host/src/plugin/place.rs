@@ -25,18 +25,22 @@ const LONGEST_ROW: u32 = 4096;
 
 /// Runs a task until it has ended, here or on the link's thread, in the span of this call. In a runtime
 /// of one thread it stays.
-pub(super) async fn run(task: impl Future<Output = ()> + Send + 'static, link: Handle) {
-    let host = Handle::current();
-    let may_move = host.runtime_flavor() != RuntimeFlavor::CurrentThread;
-    let mut next = Some(Placed { task: Box::pin(task), habits: Habits::new(may_move) });
-    while let Some(placed) = next {
-        let there = if placed.habits.is_beside_link { &link } else { &host };
-        next = match there.spawn(Stay(Some(placed)).in_current_span()).await {
-            Ok(moves) => moves,
-            Err(error) if error.is_panic() => return error!("a plugin's task ended badly: {error}"),
-            // The thread has ended, and with it the host.
-            Err(_) => return,
-        };
+pub(super) fn run(task: impl Future<Output = ()> + Send + 'static, link: Handle) -> impl Future<Output = ()> + Send {
+    // Outside of the future, which would keep room for the task itself, too: that is large.
+    let task = Box::pin(task);
+    async move {
+        let host = Handle::current();
+        let may_move = host.runtime_flavor() != RuntimeFlavor::CurrentThread;
+        let mut next = Some(Placed { task, habits: Habits::new(may_move) });
+        while let Some(placed) = next {
+            let there = if placed.habits.is_beside_link { &link } else { &host };
+            next = match there.spawn(Stay(Some(placed)).in_current_span()).await {
+                Ok(moves) => moves,
+                Err(error) if error.is_panic() => return error!("a plugin's task ended badly: {error}"),
+                // The thread has ended, and with it the host.
+                Err(_) => return,
+            };
+        }
     }
 }
 
