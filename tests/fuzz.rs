@@ -1,7 +1,7 @@
 //! Components that are bent, and components that call the host with anything: some run, most
 //! don't, and neither the host nor a neighbour ever cares.
 //!
-//! `ALPHORN_FUZZ=10000 cargo test --release --test integration fuzz::` takes as many instead of
+//! `ALPHORN_ROUNDS=10000 cargo test --release --test integration fuzz::` takes as many instead of
 //! the usual number. A failure prints its seed; the component that was last put in place is
 //! left in the test's folder.
 
@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use crate::harness::{
     Bed, Host, Program, Result, ensure, guest,
     handmade::{Function, World, core},
-    seed,
+    rounds, seed,
 };
 
 /// What is swapped in, again and again, and a neighbour.
@@ -29,10 +29,6 @@ const PLUGINS: &str = r#"
     config = { to = "subject/out", filters = "subject/in" }
     limits = { deadline = "200ms", start_deadline = "200ms", restart = { max = 3, within = "1m" } }
 "#;
-
-fn rounds(usual: usize) -> usize {
-    std::env::var("ALPHORN_FUZZ").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(usual)
-}
 
 /// Puts one component after the other in place; the words of those that were refused come back.
 async fn put_in_place(rounds: usize, mut next: impl FnMut() -> Result<Vec<u8>>) -> Result<Vec<String>> {

@@ -59,10 +59,16 @@ macro_rules! in_both_versions {
 }
 pub(crate) use in_both_versions;
 
-/// A seed for what a test does at random, printed so that a failure can be repeated.
+/// How often a test does what it does at random: the usual number, or what `ALPHORN_ROUNDS` asks for.
+pub(crate) fn rounds(usual: usize) -> usize {
+    std::env::var("ALPHORN_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(usual)
+}
+
+/// A seed for what a test does at random, printed so that a failure can be repeated: by `ALPHORN_SEED`.
 #[expect(clippy::print_stdout, reason = "the test's own output, shown when it fails")]
 pub(crate) fn seed() -> u64 {
-    let seed = fastrand::u64(..);
+    let given = std::env::var("ALPHORN_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or_else(|| fastrand::u64(..));
     println!("seed {seed}");
     seed
 }
