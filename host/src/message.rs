@@ -1,8 +1,14 @@
 //! A message and what MQTT 5 adds to it.
 
-use bytes::Bytes;
-use bytestring::ByteString;
+mod properties;
 
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+pub use self::properties::{
+    LONGEST_TEXT, MOST_PAIR_BYTES, MOST_PAIRS, Pairs, Properties, TooMuch, USER_PROPERTY, UserProperties,
+};
 use crate::topic::TopicName;
 
 /// How often a message may arrive. QoS 2 is not offered; see `wit/types.wit`.
@@ -25,46 +31,20 @@ pub struct Message {
     pub qos: Qos,
     /// Outbound: keep it for later subscribers. Inbound: it was kept.
     pub retain: bool,
-    /// The properties of MQTT 5, boxed since few messages have any.
-    pub properties: Option<Box<Properties>>,
-}
-
-/// The MQTT 5 properties of a message (MQTT 5.0, section 3.3.2.3).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Properties {
-    /// A MIME type, usually.
-    pub content_type: Option<ByteString>,
-    /// Where an answer is expected.
-    pub response_topic: Option<TopicName>,
-    /// What the answer has to carry.
-    pub correlation_data: Option<Bytes>,
-    /// Seconds until the message is worthless.
-    pub message_expiry: Option<u32>,
-    /// The payload is declared to be UTF-8.
-    pub utf8: bool,
-    /// The application's own pairs, in order.
-    pub user_properties: Vec<(String, String)>,
+    /// The properties of MQTT 5; few messages have any.
+    pub properties: Option<Arc<Properties>>,
 }
 
 impl Message {
-    /// What the message takes from a budget of bytes. The fixed part stands for
-    /// what a queue keeps beside the bytes, so that empty messages are bounded too.
+    /// What the message takes from a budget of bytes: what the host keeps for it, whatever it is in.
+    /// It follows from the message alone, so that it is the same once it was on disk.
     pub fn cost(&self) -> usize {
+        /// What queues keep beside its bytes: its place there and in the journal, and the headers of
+        /// its pieces of memory. `tests/accounting.rs` counts.
         const KEPT_BESIDE: usize = 128;
         KEPT_BESIDE
             + self.topic.as_str().len()
             + self.payload.len()
             + self.properties.as_ref().map_or(0, |properties| properties.size())
-    }
-}
-
-impl Properties {
-    fn size(&self) -> usize {
-        let texts = self.user_properties.iter().map(|(name, value)| name.len() + value.len());
-        size_of::<Self>()
-            + self.content_type.as_ref().map_or(0, |text| text.len())
-            + self.response_topic.as_ref().map_or(0, |topic| topic.as_str().len())
-            + self.correlation_data.as_ref().map_or(0, Bytes::len)
-            + texts.sum::<usize>()
     }
 }

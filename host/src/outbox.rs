@@ -13,7 +13,7 @@ mod in_flight;
 mod lane;
 mod room;
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use rustc_hash::FxHashMap;
 
@@ -104,7 +104,8 @@ impl Entry {
     pub fn aged(&self) -> Option<Message> {
         let left = self.expiry()?.saturating_sub(self.age.elapsed());
         let mut message = self.message.clone();
-        message.properties.as_mut()?.message_expiry = Some(u32::try_from(left.as_secs()).unwrap_or(u32::MAX).max(1));
+        let properties = Arc::make_mut(message.properties.as_mut()?);
+        properties.message_expiry = Some(u32::try_from(left.as_secs()).unwrap_or(u32::MAX).max(1));
         Some(message)
     }
 

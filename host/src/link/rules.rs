@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use super::{
-    codec::ConnAck,
+    codec::{ConnAck, publish_length},
     profile::{Breach, Profile},
 };
 use crate::{
@@ -25,10 +25,6 @@ pub(super) struct Rules {
     takes_wildcards: AtomicBool,
     takes_shared: AtomicBool,
 }
-
-/// What a PUBLISH has at most beside topic, payload and properties: its fixed header, the
-/// topic's length, the packet id, the length of the properties.
-const BESIDE: usize = 5 + 2 + 2 + 4;
 
 impl Rules {
     /// Before a broker has said anything.
@@ -60,9 +56,15 @@ impl Rules {
         }
         self.profile.check(message)?;
         let max_packet = self.max_packet.load(Relaxed);
-        let beside = BESIDE + message.topic.as_str().len();
-        if max_packet != u32::MAX && message.payload.len() + beside > max_packet as usize {
-            return Err(Breach::TooLarge(max_packet.saturating_sub(u32::try_from(beside).unwrap_or(u32::MAX))));
+        let length = publish_length(message);
+        if length > max_packet as usize {
+            let beside = length - message.payload.len();
+            return Err(match (max_packet as usize).checked_sub(beside) {
+                Some(room) => Breach::TooLarge(u32::try_from(room).unwrap_or(u32::MAX)),
+                None => Breach::Unsupported(format!(
+                    "topic and properties have {beside} bytes, and the broker takes packets of at most {max_packet}"
+                )),
+            });
         }
         if message.retain && !self.takes_retained.load(Relaxed) {
             return Err(Breach::Unsupported("the broker keeps no messages (`retain`)".to_owned()));

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     link::{Breach, NotTaken},
-    message::{Properties, Qos},
+    message::{LONGEST_TEXT, Properties, Qos, UserProperties},
     topic::TopicName,
 };
 
@@ -267,28 +267,31 @@ impl TryFrom<types::PropertiesResult> for Properties {
     type Error = mqtt::PublishError;
 
     fn try_from(properties: types::PropertiesResult) -> Result<Self, Self::Error> {
-        // MQTT gives the length of a text in 16 bits (section 1.5.4).
-        const LONGEST: usize = 65_535;
         let response_topic = properties.response_topic.map(TopicName::parse).transpose();
         let response_topic = response_topic
             .map_err(|cause| mqtt::PublishError::InvalidTopic(format!("the response topic can't be used: {cause}")))?;
-        let pairs = properties.user_properties.into_iter().map(|pair| (pair.name, pair.value));
+        let mut user_properties = UserProperties::default();
+        for pair in &properties.user_properties {
+            user_properties
+                .push(&pair.name, &pair.value)
+                .map_err(|error| mqtt::PublishError::Other(error.to_string()))?;
+        }
+        let fits = |text: &str| text.len() <= LONGEST_TEXT && !text.contains('\0');
+        if !user_properties.iter().all(|(name, value)| fits(name) && fits(value))
+            || !properties.content_type.as_deref().is_none_or(fits)
+        {
+            return Err(mqtt::PublishError::Other("a property's text has at most 65535 bytes and no NUL".to_owned()));
+        }
         let properties = Self {
             content_type: properties.content_type.map(ByteString::from),
             response_topic,
             correlation_data: properties.correlation_data.map(Into::into),
             message_expiry: properties.message_expiry,
             utf8: properties.utf8,
-            user_properties: pairs.collect(),
+            user_properties,
         };
-        let fits = |text: &str| text.len() <= LONGEST && !text.contains('\0');
-        let texts_fit = properties.user_properties.iter().all(|(name, value)| fits(name) && fits(value))
-            && properties.content_type.as_deref().is_none_or(fits);
-        if !texts_fit {
-            return Err(mqtt::PublishError::Other("a property's text has at most 65535 bytes and no NUL".to_owned()));
-        }
-        if properties.correlation_data.as_ref().is_some_and(|data| data.len() > LONGEST) {
-            return Err(mqtt::PublishError::TooLarge(LONGEST as u32));
+        if properties.correlation_data.as_ref().is_some_and(|data| data.len() > LONGEST_TEXT) {
+            return Err(mqtt::PublishError::TooLarge(LONGEST_TEXT as u32));
         }
         Ok(properties)
     }

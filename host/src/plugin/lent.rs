@@ -178,7 +178,7 @@ impl Lent {
     /// Checks what is the plugin's own matter; the rest is the link's.
     fn checked(&mut self, message: types::MessageResult, now: Instant) -> Result<Message, mqtt::PublishError> {
         let topic = self.granted(message.topic)?;
-        let properties = message.properties.map(Properties::try_from).transpose()?.map(Box::new);
+        let properties = message.properties.map(Properties::try_from).transpose()?.map(Properties::share);
         self.bucket.take(now).map_err(|wait| mqtt::PublishError::RateLimited(milliseconds(wait)))?;
         let qos = message.qos.into();
         let payload = self.payloads.pack(message.payload, qos);

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     config::{MessagingConfig, PluginConfig},
-    message::Message,
+    message::{Message, UserProperties},
 };
 
 /// The bindings of `wit/messaging`; the host's side.
@@ -67,7 +67,7 @@ pub struct Held {
     topic: Option<String>,
     content_type: Option<String>,
     data: Bytes,
-    metadata: Vec<(String, String)>,
+    metadata: UserProperties,
 }
 
 impl Handler {
@@ -112,12 +112,16 @@ impl Held {
     /// What it takes of the component's memory.
     fn cost(&self) -> usize {
         let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-        let pairs = self.metadata.iter().map(|(name, value)| size_of::<(String, String)>() + name.len() + value.len());
-        size_of::<Self>() + length(&self.topic) + length(&self.content_type) + self.data.len() + pairs.sum::<usize>()
+        size_of::<Self>()
+            + length(&self.topic)
+            + length(&self.content_type)
+            + self.data.len()
+            + self.metadata.as_wire().len()
     }
 
     fn published_to(self, topic: String, qos: plugin::Qos) -> plugin::MessageResult {
-        let pair = |(name, value)| plugin::UserPropertyResult { name, value };
+        let pair =
+            |(name, value): (&str, &str)| plugin::UserPropertyResult { name: name.to_owned(), value: value.to_owned() };
         let has_properties = self.content_type.is_some() || !self.metadata.is_empty();
         let properties = has_properties.then(|| plugin::PropertiesResult {
             content_type: self.content_type,
@@ -125,7 +129,7 @@ impl Held {
             correlation_data: None,
             message_expiry: None,
             utf8: false,
-            user_properties: self.metadata.into_iter().map(pair).collect(),
+            user_properties: self.metadata.iter().map(pair).collect(),
         });
         plugin::MessageResult { topic, payload: self.data.into(), qos, retain: false, properties }
     }
@@ -201,7 +205,7 @@ impl types::HostClient for GuestState {
 
 impl types::HostMessage for GuestState {
     fn new(&mut self, data: Vec<u8>) -> wasmtime::Result<Resource<Held>> {
-        self.take(Held { topic: None, content_type: None, data: data.into(), metadata: Vec::new() })
+        self.take(Held { topic: None, content_type: None, data: data.into(), metadata: UserProperties::default() })
     }
 
     fn topic(&mut self, message: Resource<Held>) -> wasmtime::Result<Option<String>> {
@@ -226,22 +230,27 @@ impl types::HostMessage for GuestState {
 
     fn metadata(&mut self, message: Resource<Held>) -> wasmtime::Result<Option<Vec<(String, String)>>> {
         let metadata = &self.table.get(&message)?.metadata;
-        Ok((!metadata.is_empty()).then(|| metadata.clone()))
+        let pair = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        Ok((!metadata.is_empty()).then(|| metadata.iter().map(pair).collect()))
     }
 
     fn add_metadata(&mut self, message: Resource<Held>, key: String, value: String) -> wasmtime::Result<()> {
-        self.change(&message, |held| {
-            held.metadata.retain(|(name, _)| *name != key);
-            held.metadata.push((key, value));
-        })
+        let others = self.table.get(&message)?.metadata.iter().filter(|(name, _)| *name != key);
+        let pairs: Vec<_> = others.chain([(&*key, &*value)]).collect();
+        let metadata = UserProperties::try_from(&pairs[..])?;
+        self.change(&message, |held| held.metadata = metadata)
     }
 
     fn set_metadata(&mut self, message: Resource<Held>, meta: Vec<(String, String)>) -> wasmtime::Result<()> {
-        self.change(&message, |held| held.metadata = meta)
+        let metadata = UserProperties::try_from(&meta[..])?;
+        self.change(&message, |held| held.metadata = metadata)
     }
 
     fn remove_metadata(&mut self, message: Resource<Held>, key: String) -> wasmtime::Result<()> {
-        self.change(&message, |held| held.metadata.retain(|(name, _)| *name != key))
+        let metadata = &self.table.get(&message)?.metadata;
+        let others: Vec<_> = metadata.iter().filter(|(name, _)| *name != key).collect();
+        let metadata = UserProperties::try_from(&others[..])?;
+        self.change(&message, |held| held.metadata = metadata)
     }
 
     fn drop(&mut self, message: Resource<Held>) -> wasmtime::Result<()> {
@@ -268,17 +277,21 @@ mod tests {
 
     #[test]
     fn what_is_held_has_a_cost_that_follows_what_is_in_it() {
-        let held =
-            |metadata: Vec<(String, String)>| Held { topic: None, content_type: None, data: Bytes::new(), metadata };
-        let empty = held(Vec::new()).cost();
+        let held = |metadata| Held { topic: None, content_type: None, data: Bytes::new(), metadata };
+        let empty = held(UserProperties::default()).cost();
         assert!(empty > 0, "many empty ones are bounded, too");
-        let pair = ("name".to_owned(), "value".to_owned());
-        assert_eq!(held(vec![pair]).cost(), empty + size_of::<(String, String)>() + 9);
+        let pairs = UserProperties::try_from(&[("name", "value"), ("", "")][..]).unwrap();
+        assert_eq!(held(pairs).cost(), empty + 9 + 2 * 5);
     }
 
     #[test]
     fn what_has_no_property_costs_none() {
-        let held = Held { topic: Some("from".to_owned()), content_type: None, data: "x".into(), metadata: Vec::new() };
+        let held = Held {
+            topic: Some("from".to_owned()),
+            content_type: None,
+            data: "x".into(),
+            metadata: UserProperties::default(),
+        };
         let message = held.published_to("to".to_owned(), plugin::Qos::AtLeastOnce);
         assert_eq!((message.topic.as_str(), message.payload.as_slice()), ("to", &b"x"[..]));
         assert!(message.properties.is_none() && !message.retain);

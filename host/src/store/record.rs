@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::Stamp,
-    message::{Message, Properties, Qos},
+    message::{Message, Properties, Qos, UserProperties},
     store::Record,
     topic::TopicName,
 };
@@ -116,7 +116,7 @@ pub(super) fn write(label: &Label<'_>, message: &Message, out: &mut Vec<u8>) -> 
         correlation_data: properties.correlation_data.as_deref(),
         message_expiry: properties.message_expiry,
         utf8: properties.utf8,
-        user_properties: properties.user_properties.iter().map(|(name, value)| (&**name, &**value)).collect(),
+        user_properties: properties.user_properties.iter().collect(),
     });
     let body = Body {
         kind: label.kind,
@@ -180,18 +180,19 @@ impl Body<'_> {
     pub(super) fn message(&self) -> Option<Message> {
         let properties = self.properties.as_ref().map(|stored| {
             let response_topic = stored.response_topic.map(|topic| TopicName::parse(topic.to_owned())).transpose();
-            Some(Box::new(Properties {
+            let mut user_properties = UserProperties::default();
+            for (name, value) in &stored.user_properties {
+                user_properties.push_any(name, value).ok()?;
+            }
+            let properties = Properties {
                 content_type: stored.content_type.map(Into::into),
                 response_topic: response_topic.ok()?,
                 correlation_data: stored.correlation_data.map(Bytes::copy_from_slice),
                 message_expiry: stored.message_expiry,
                 utf8: stored.utf8,
-                user_properties: stored
-                    .user_properties
-                    .iter()
-                    .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-                    .collect(),
-            }))
+                user_properties,
+            };
+            Some(properties.share())
         });
         Some(Message {
             topic: TopicName::parse(self.topic.to_owned()).ok()?,
@@ -216,13 +217,13 @@ pub(super) mod tests {
             payload: Bytes::from(vec![7; payload]),
             qos: Qos::AtLeastOnce,
             retain: true,
-            properties: Some(Box::new(Properties {
+            properties: Some(Properties::share(Properties {
                 content_type: Some("text/plain".into()),
                 response_topic: Some(TopicName::parse("r").unwrap()),
                 correlation_data: Some(Bytes::from_static(b"\0\xff")),
                 message_expiry: Some(60),
                 utf8: true,
-                user_properties: vec![("k".into(), "v".into())],
+                user_properties: UserProperties::try_from(&[("k", "v")][..]).unwrap(),
             })),
         }
     }

@@ -1,5 +1,6 @@
 //! MQTT 5 by the codec of rumqttc-v5-next.
 
+mod encode;
 mod publish;
 
 use std::time::Duration;
@@ -9,17 +10,15 @@ pub(super) use rumqttc_v5::mqttbytes::v5::Packet;
 use rumqttc_v5::mqttbytes::{
     self, Error, PacketType, QoS,
     v5::{
-        self, ConnectAuth, ConnectProperties, ConnectReturnCode, DisconnectReasonCode, PubAckReason, PublishProperties,
-        SubscribeFilter, SubscribeProperties, SubscribeReasonCode,
+        self, ConnectAuth, ConnectProperties, ConnectReturnCode, DisconnectReasonCode, PubAckReason, SubscribeFilter,
+        SubscribeProperties, SubscribeReasonCode,
     },
 };
 
 use super::{ConnAck, Connect, DecodeError, EncodeError, Inbound, NOT_AUTHORIZED, Refusal};
-use crate::{
-    message::{Message, Properties, Qos},
-    router::Subscription,
-    topic::TopicFilter,
-};
+use crate::{message::Qos, router::Subscription, topic::TopicFilter};
+
+pub(super) use encode::{publish, publish_length};
 
 pub(super) const PING: Packet = Packet::PingReq;
 
@@ -87,18 +86,6 @@ pub(super) fn connect(connect: &Connect) -> Packet {
         properties: Some(properties),
     };
     Packet::Connect(packet, None, auth)
-}
-
-pub(super) fn publish(message: &Message, packet_id: u16, duplicate: bool) -> Packet {
-    Packet::Publish(v5::Publish {
-        dup: duplicate,
-        qos: qos(message.qos),
-        retain: message.retain,
-        topic: message.topic.as_bytes().clone(),
-        pkid: if message.qos == Qos::AtMostOnce { 0 } else { packet_id },
-        payload: message.payload.clone(),
-        properties: message.properties.as_deref().map(wire_properties),
-    })
 }
 
 pub(super) fn subscribe(packet_id: u16, to: &[Subscription], identify: bool) -> Packet {
@@ -178,19 +165,6 @@ fn connected(connack: v5::ConnAck) -> Result<ConnAck, Refusal> {
             .map(|seconds| Duration::from_secs(seconds.into())),
         client_id: properties.and_then(|it| it.assigned_client_identifier),
     })
-}
-
-fn wire_properties(own: &Properties) -> PublishProperties {
-    PublishProperties {
-        payload_format_indicator: own.utf8.then_some(1),
-        message_expiry_interval: own.message_expiry,
-        topic_alias: None,
-        response_topic: own.response_topic.as_ref().map(ToString::to_string),
-        correlation_data: own.correlation_data.clone(),
-        user_properties: own.user_properties.clone(),
-        subscription_identifiers: Vec::new(),
-        content_type: own.content_type.as_ref().map(ToString::to_string),
-    }
 }
 
 fn acknowledged(puback: v5::PubAck) -> Result<(), Refusal> {

@@ -4,11 +4,13 @@
 //! subscription identifier one byte too long, and so takes the last properties of a
 //! message that two of our filters match for its payload.
 
+use std::sync::Arc;
+
 use bytes::{Buf, Bytes};
 use bytestring::ByteString;
 
 use super::super::{Arrival, DecodeError};
-use crate::message::{Message, Properties, Qos};
+use crate::message::{Message, Properties, Qos, UserProperties};
 
 /// `frame` is the whole packet with its fixed header; `flags` are the low four bits of its first byte.
 pub(super) fn read(flags: u8, mut frame: Bytes) -> Result<Arrival, DecodeError> {
@@ -30,9 +32,9 @@ pub(super) fn read(flags: u8, mut frame: Bytes) -> Result<Arrival, DecodeError> 
     Ok(Arrival { message, packet_id, duplicate: flags & 8 != 0, identifiers })
 }
 
-fn properties(mut bytes: Bytes) -> Result<(Option<Box<Properties>>, Vec<u32>), DecodeError> {
+fn properties(mut bytes: Bytes) -> Result<(Option<Arc<Properties>>, Vec<u32>), DecodeError> {
     let mut properties = Properties::default();
-    let mut identifiers = Vec::new();
+    let (mut identifiers, mut is_too_much) = (Vec::new(), false);
     while bytes.has_remaining() {
         // The numbers are those of table 2-4.
         match variable(&mut bytes)? {
@@ -44,13 +46,17 @@ fn properties(mut bytes: Bytes) -> Result<(Option<Box<Properties>>, Vec<u32>), D
             0x0b => identifiers.push(u32::try_from(variable(&mut bytes)?).map_err(|_| short())?),
             0x23 => return Err(malformed("a topic alias, which was not allowed")),
             0x26 => {
-                let name = text(&mut bytes)?;
-                properties.user_properties.push((name.to_string(), text(&mut bytes)?.to_string()));
+                let (name, value) = (text(&mut bytes)?, text(&mut bytes)?);
+                // Beyond what a message may have they are left out, all of them.
+                is_too_much |= properties.user_properties.push(&name, &value).is_err();
             }
             other => return Err(malformed(&format!("property 0x{other:02x}"))),
         }
     }
-    Ok(((properties != Properties::default()).then(|| Box::new(properties)), identifiers))
+    if is_too_much {
+        properties.user_properties = UserProperties::default();
+    }
+    Ok(((properties != Properties::default()).then(|| properties.share()), identifiers))
 }
 
 /// A variable byte integer (section 1.5.5).
