@@ -258,9 +258,9 @@ pub(crate) struct HostArgs {
     /// Its socket [default: the configuration's].
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
-    /// Its configuration.
-    #[arg(long, value_name = "FILE", default_value = "alphorn.toml")]
-    pub(crate) config: PathBuf,
+    /// Its configuration [default: alphorn.toml if there is one, else /etc/alphorn/alphorn.toml, else the usual sockets].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

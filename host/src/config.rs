@@ -21,7 +21,7 @@ pub use self::tables::{CommandConfig, Lines, MessagingConfig};
 
 use self::file::{File, Limit};
 use crate::{
-    control::LONGEST_PATH,
+    control::{LONGEST_PATH, places},
     grants::Grants,
     journal::Commit,
     link::{BackoffSettings, LinkSettings, Profile, Secret, TlsSettings, Version, WhenFull},
@@ -198,7 +198,7 @@ impl Config {
         let mut warnings = file.not_yet();
         let disk = disk(&file, folder)?;
         let link = link(&file, folder, environment, &mut warnings)?;
-        let socket = socket(file.host.socket.as_deref(), folder)?;
+        let socket = socket(file.host.socket.as_deref(), folder, environment)?;
         let trusted_keys = trusted_keys(&file.host.trusted_keys, folder)?;
         let mut plugins = BTreeMap::new();
         for (name, plugin) in file.plugins {
@@ -237,11 +237,16 @@ pub fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
-/// The default of `[host] socket`.
-pub const SOCKET: &str = "/run/alphorn.sock";
-
-fn socket(configured: Option<&Path>, folder: &Path) -> Result<SocketConfig, String> {
-    let path = configured.map_or_else(|| SOCKET.into(), |path| folder.join(path));
+fn socket(
+    configured: Option<&Path>,
+    folder: &Path,
+    environment: &BTreeMap<String, String>,
+) -> Result<SocketConfig, String> {
+    let own = || {
+        let runtime_dir = environment.get("XDG_RUNTIME_DIR").map(Path::new);
+        places::default_socket(rustix::process::geteuid().is_root(), runtime_dir)
+    };
+    let path = configured.map_or_else(own, |path| folder.join(path));
     if path.as_os_str().len() > LONGEST_PATH {
         return Err(format!(
             "host.socket: {} is longer than {LONGEST_PATH} bytes, the longest a socket's path can be",

@@ -5,6 +5,7 @@
 
 mod answers;
 mod client;
+pub mod places;
 pub mod protocol;
 
 use std::{

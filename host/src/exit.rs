@@ -37,6 +37,11 @@ impl Failure {
         Self { code, error: None }
     }
 
+    /// The exit code it comes to.
+    pub(crate) fn code(&self) -> u8 {
+        self.code
+    }
+
     /// Says what happened and gives the exit code.
     pub(crate) fn report(self) -> ExitCode {
         if let Some(error) = self.error {

@@ -1,11 +1,12 @@
 //! Asking the running host.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use alphorn::{
-    config::{self, Config, Overrides},
+    config::{Config, Overrides},
     control::{
         Connection,
+        places::{self, Place, SYSTEM_CONFIG, Viewpoint},
         protocol::{self, Answer, Request},
     },
 };
@@ -16,20 +17,55 @@ use crate::{
     exit::{self, Failure},
 };
 
-/// Where the host's socket is: as told, or as configured.
-pub(super) fn socket(args: &HostArgs) -> Result<PathBuf, Failure> {
-    if let Some(path) = &args.socket {
-        return Ok(path.clone());
-    }
-    if !args.config.exists() {
-        return Ok(config::SOCKET.into());
-    }
-    let config = Config::load(&args.config, &Overrides::default());
-    Ok(config.map_err(|error| Failure::new(exit::CONFIG, error))?.socket.path)
+/// Where the running host may be, the likeliest first.
+fn places(args: &HostArgs) -> Vec<Place> {
+    let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let from = Viewpoint {
+        is_root: rustix::process::geteuid().is_root(),
+        runtime_dir: runtime_dir.as_deref(),
+        has_own_config: Path::new(places::OWN_CONFIG).exists(),
+    };
+    places::places(args.socket.as_deref(), args.config.as_deref(), from)
 }
 
+/// The configuration that says what would be, where no host runs.
+pub(super) fn configuration(args: &HostArgs) -> Option<PathBuf> {
+    places(args).into_iter().find_map(|place| match place {
+        Place::Config(path) if path.exists() => Some(path),
+        _ => None,
+    })
+}
+
+/// Connects to the first host that is found.
 pub(super) async fn connect(args: &HostArgs) -> Result<Connection, Failure> {
-    Connection::open(&socket(args)?).await.map_err(|error| Failure::new(exit::UNAVAILABLE, error))
+    let mut tried: Option<Failure> = None;
+    for place in places(args) {
+        match open(&place).await {
+            Ok(Some(connection)) => return Ok(connection),
+            Ok(None) => {}
+            // There is one, and it is not this user's: that says more than that there is none elsewhere.
+            Err(failure) if failure.code() == exit::NO_PERMISSION => tried = Some(failure),
+            // The likeliest place says best what is wrong.
+            Err(failure) => tried = tried.or(Some(failure)),
+        }
+    }
+    Err(tried.unwrap_or_else(|| Failure::new(exit::UNAVAILABLE, anyhow!("there is no place to look for a host at"))))
+}
+
+/// None: there is nothing at this place.
+async fn open(place: &Place) -> Result<Option<Connection>, Failure> {
+    let socket = match place {
+        Place::Socket(path) => path.clone(),
+        Place::Config(path) if path == Path::new(SYSTEM_CONFIG) && !path.exists() => return Ok(None),
+        Place::Config(path) => {
+            let config = Config::load(path, &Overrides::default());
+            config.map_err(|error| Failure::new(exit::CONFIG, error))?.socket.path
+        }
+    };
+    Connection::open(&socket)
+        .await
+        .map(Some)
+        .map_err(|error| Failure::new(if error.is_denied() { exit::NO_PERMISSION } else { exit::UNAVAILABLE }, error))
 }
 
 /// Asks once.

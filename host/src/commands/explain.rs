@@ -3,14 +3,14 @@
 use alphorn::{
     config::{Config, Overrides},
     control::{
-        self, Connection,
+        self,
         protocol::{Action, Answer, Request},
     },
 };
 use anyhow::{Context, anyhow};
 
 use super::{
-    ask::{checked, socket, unexpected},
+    ask::{checked, configuration, connect, unexpected},
     print,
 };
 use crate::{
@@ -24,16 +24,14 @@ pub(crate) async fn explain(args: ExplainArgs) -> Result<(), Failure> {
         ActionArg::Subscribe => Action::Subscribe,
     };
     // What is in force counts; without a host, what would be.
-    let answer = match Connection::open(&socket(&args.host)?).await {
+    let answer = match connect(&args.host).await {
         Ok(mut host) => {
             let request = Request::Explain { name: args.name.clone(), action, topic: args.topic.clone() };
             host.ask(&request).await.map_err(|error| Failure::new(exit::UNAVAILABLE, error))?
         }
-        Err(no_host) if args.host.socket.is_some() || !args.host.config.exists() => {
-            return Err(Failure::new(exit::UNAVAILABLE, no_host));
-        }
-        Err(_) => {
-            let config = Config::load(&args.host.config, &Overrides::default());
+        Err(no_host) => {
+            let Some(file) = configuration(&args.host) else { return Err(no_host) };
+            let config = Config::load(&file, &Overrides::default());
             let config = config.map_err(|error| Failure::new(exit::CONFIG, error))?;
             let plugin = config.plugins.get(&args.name);
             let plugin =

@@ -31,6 +31,13 @@ pub struct NoHost {
     cause: io::Error,
 }
 
+impl NoHost {
+    /// There is one, which is another user's.
+    pub fn is_denied(&self) -> bool {
+        self.cause.kind() == io::ErrorKind::PermissionDenied
+    }
+}
+
 impl Connection {
     /// Connects to the host behind the socket.
     pub async fn open(path: &Path) -> Result<Self, NoHost> {
