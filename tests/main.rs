@@ -26,6 +26,7 @@ mod fuzz;
 mod hostile;
 mod inbox;
 mod languages;
+mod lenient;
 mod messaging;
 mod mosquitto;
 mod nonsense;

@@ -22,4 +22,5 @@ pub mod recent;
 pub mod router;
 pub mod signature;
 pub mod store;
+pub mod text;
 pub mod topic;

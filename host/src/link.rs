@@ -13,6 +13,7 @@ mod error;
 mod keep_alive;
 #[cfg(test)]
 mod model;
+mod oddities;
 mod overflow;
 mod pace;
 pub(crate) mod probe;

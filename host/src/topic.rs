@@ -7,8 +7,7 @@ use std::fmt;
 
 use bytestring::ByteString;
 
-/// The longest topic MQTT can carry: its length is a 16-bit number (section 1.5.4).
-const MAX_BYTES: usize = 65_535;
+use crate::text::{self, Disallowed, TextError};
 
 /// The deepest filter taken; the router walks filters level by level. MQTT sets no
 /// limit, AWS IoT Core allows 8 levels.
@@ -35,9 +34,9 @@ pub enum TopicError {
     /// Section 1.5.4.
     #[error("it has {0} bytes, MQTT allows 65535")]
     TooLong(usize),
-    /// Section 1.5.4: U+0000 is not allowed.
-    #[error("it contains a NUL character")]
-    Nul,
+    /// Section 1.5.4.
+    #[error("it contains {0}")]
+    Disallowed(Disallowed),
     /// Section 4.7.1.
     #[error("`{0}` is a wildcard; a message is published to one topic")]
     Wildcard(char),
@@ -56,10 +55,29 @@ pub enum TopicError {
 }
 
 impl TopicName {
-    /// Checks the text against the rules for topic names.
+    /// Checks the text against the rules for topic names: one to publish to.
     pub fn parse(text: impl Into<ByteString>) -> Result<Self, TopicError> {
         let text = text.into();
         check_text(&text)?;
+        Self::without_wildcards(text)
+    }
+
+    /// The same where somebody else has published to it: any text is taken that MQTT can carry.
+    pub fn arrived(text: impl Into<ByteString>) -> Result<Self, TopicError> {
+        let text = text.into();
+        text::check_arrived(&text)?;
+        if text.is_empty() {
+            return Err(TopicError::Empty);
+        }
+        Self::without_wildcards(text)
+    }
+
+    /// No broker ends the connection over its characters.
+    pub fn may_be_sent(&self) -> bool {
+        text::check(&self.0).is_ok()
+    }
+
+    fn without_wildcards(text: ByteString) -> Result<Self, TopicError> {
         match text.chars().find(|c| matches!(c, '+' | '#')) {
             Some(wildcard) => Err(TopicError::Wildcard(wildcard)),
             None => Ok(Self(text)),
@@ -178,13 +196,17 @@ impl TopicFilter {
 
 fn check_text(text: &str) -> Result<(), TopicError> {
     if text.is_empty() {
-        Err(TopicError::Empty)
-    } else if text.len() > MAX_BYTES {
-        Err(TopicError::TooLong(text.len()))
-    } else if text.contains('\0') {
-        Err(TopicError::Nul)
-    } else {
-        Ok(())
+        return Err(TopicError::Empty);
+    }
+    Ok(text::check(text)?)
+}
+
+impl From<TextError> for TopicError {
+    fn from(error: TextError) -> Self {
+        match error {
+            TextError::TooLong(bytes) => Self::TooLong(bytes),
+            TextError::Disallowed(character) => Self::Disallowed(character),
+        }
     }
 }
 
@@ -230,7 +252,10 @@ mod tests {
     fn names_have_no_wildcards_and_filters_have_them_in_their_places() {
         assert_eq!(TopicName::parse(""), Err(TopicError::Empty));
         assert_eq!(TopicName::parse("a/+"), Err(TopicError::Wildcard('+')));
-        assert_eq!(TopicName::parse("a\0b"), Err(TopicError::Nul));
+        for bad in ["a\0b", "a\u{1b}b", "a\u{ffff}"] {
+            assert!(matches!(TopicName::parse(bad), Err(TopicError::Disallowed(_))), "{bad:?}");
+            assert!(matches!(TopicFilter::parse(bad), Err(TopicError::Disallowed(_))), "{bad:?}");
+        }
         assert_eq!(TopicName::parse("x".repeat(65_536)), Err(TopicError::TooLong(65_536)));
         assert_eq!(TopicFilter::parse("a/#/b"), Err(TopicError::MisplacedHash));
         assert_eq!(TopicFilter::parse("a#"), Err(TopicError::MisplacedHash));
@@ -240,6 +265,16 @@ mod tests {
         assert_eq!(TopicFilter::parse("$share/+/a"), Err(TopicError::Share));
         for good in ["/", "#", "+", "a//b", "+/+/#", "$share/g/a/#", "$SYS/#"] {
             assert!(TopicFilter::parse(good).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn what_arrives_may_be_what_is_not_sent() {
+        for odd in ["a\u{1b}b", "a\u{ffff}"] {
+            assert_eq!(TopicName::arrived(odd).map(|topic| topic.may_be_sent()), Ok(false), "{odd:?}");
+        }
+        for bad in ["", "a\0b", "a/#", "+"] {
+            assert!(TopicName::arrived(bad).is_err(), "{bad:?}");
         }
     }
 

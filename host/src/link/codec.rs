@@ -4,18 +4,23 @@
 //! codecs of the rumqttc family, one for each version; why only its codecs is told in
 //! `docs/decisions/0001-mqtt-client.md`.
 
+mod answer;
+mod fields;
+mod header;
+mod publish;
+mod reason;
 mod v311;
 mod v5;
 
 use std::{fmt, time::Duration};
 
-use bytes::{Bytes, BytesMut};
-use bytestring::ByteString;
+use bytes::{Buf as _, BytesMut};
 
+use self::header::{Header, kind};
 use crate::{
     message::{Message, Qos},
     router::Subscription,
-    topic::{TopicFilter, TopicName},
+    topic::TopicFilter,
 };
 
 /// Which MQTT is spoken.
@@ -75,24 +80,32 @@ pub(super) enum Inbound {
     ConnAck(Result<ConnAck, Refusal>),
     /// A message.
     Publish(Arrival),
+    /// A message that can't be used.
+    Unusable(Unusable),
     /// The answer to a QoS 1 message.
     PubAck {
         /// Which message.
         packet_id: u16,
         /// Refused: the broker has it and will not pass it on.
         result: Result<(), Refusal>,
+        /// A reason code that this packet should not have.
+        undefined: Option<u8>,
     },
     /// The answer to SUBSCRIBE.
     SubAck {
         /// Which SUBSCRIBE.
         packet_id: u16,
-        /// For each filter, in order.
+        /// For each filter, in order; there may be too few.
         results: Vec<Result<Qos, Refusal>>,
+        /// As above.
+        undefined: Option<u8>,
     },
     /// The answer to UNSUBSCRIBE.
     UnsubAck {
         /// Which UNSUBSCRIBE.
         packet_id: u16,
+        /// As above.
+        undefined: Option<u8>,
     },
     /// The answer to PINGREQ.
     PingResp,
@@ -140,6 +153,17 @@ pub(super) struct Arrival {
     pub duplicate: bool,
     /// The filters this copy is for, where the broker says so.
     pub identifiers: Vec<u32>,
+}
+
+/// A message whose topic or properties are not what MQTT allows. The packet is whole.
+#[derive(Debug)]
+pub(super) struct Unusable {
+    /// The beginning of its topic, as far as it could be read.
+    pub topic: String,
+    /// To acknowledge it; 0: there is nothing to acknowledge.
+    pub packet_id: u16,
+    /// What is wrong with it, in words.
+    pub reason: String,
 }
 
 /// The broker's no.
@@ -207,10 +231,29 @@ impl Codec {
 
     /// Takes one packet off the buffer, if one is there whole.
     pub(super) fn decode(&self, buffer: &mut BytesMut) -> Result<Option<Inbound>, DecodeError> {
-        match self.version {
-            Version::V311 => v311::decode(buffer, self.max_inbound),
-            Version::V5 => v5::decode(buffer, self.max_inbound),
-        }
+        let Some(header) = Header::read(buffer, self.max_inbound)? else { return Ok(None) };
+        let version = self.version;
+        let inbound = match header.kind() {
+            kind::PUBLISH => {
+                let mut packet = buffer.split_to(header.frame).freeze();
+                packet.advance(header.length);
+                return publish::read(header.flags(), &packet, version).map(Some);
+            }
+            kind::PUBACK => answer::puback(header.body(buffer)?, version)?,
+            kind::SUBACK => answer::suback(header.body(buffer)?, version)?,
+            kind::UNSUBACK => answer::unsuback(header.body(buffer)?, version)?,
+            kind::DISCONNECT if version == Version::V5 => answer::disconnect(header.body(buffer)?),
+            _ => {
+                let mut packet = buffer.split_to(header.frame);
+                return match version {
+                    Version::V311 => v311::decode(&mut packet),
+                    Version::V5 => v5::decode(&mut packet),
+                }
+                .map(Some);
+            }
+        };
+        buffer.advance(header.frame);
+        Ok(Some(inbound))
     }
 
     /// CONNECT.
@@ -302,13 +345,6 @@ impl Codec {
     }
 }
 
-/// The topic of a packet, shared with it.
-fn topic_name(topic: Bytes) -> Result<TopicName, DecodeError> {
-    let malformed = |cause: String| DecodeError::Malformed(format!("a message with a bad topic: {cause}"));
-    let text = ByteString::try_from(topic).map_err(|error| malformed(error.to_string()))?;
-    TopicName::parse(text).map_err(|error| malformed(error.to_string()))
-}
-
 /// Bytes of a PUBLISH at MQTT 5; at 3.1.1 it is somewhat shorter, and nobody says how long it may be.
 pub(super) fn publish_length(message: &Message) -> usize {
     v5::publish_length(message)
@@ -337,10 +373,14 @@ impl fmt::Debug for Secret {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::message::{Properties, UserProperties};
+    use crate::{
+        message::{Properties, UserProperties},
+        topic::TopicName,
+    };
 
     const VERSIONS: [Version; 2] = [Version::V311, Version::V5];
 
@@ -408,7 +448,8 @@ mod tests {
             let Ok(Some(Inbound::Disconnect(refusal))) = decode(&codec, bytes) else { panic!("{bytes:?}") };
             assert_eq!(refusal.code, expected);
         }
-        assert!(decode(&codec, &[0xe0, 1, 0x42]).is_err());
+        let Ok(Some(Inbound::Disconnect(refusal))) = decode(&codec, &[0xe0, 1, 0xee]) else { panic!() };
+        assert_eq!(refusal.code, 0xee, "a code MQTT 5 does not define ends the connection as any other");
         assert!(decode(&codec, &[0xe0, 1]).unwrap().is_none());
     }
 
@@ -497,7 +538,9 @@ mod tests {
             (&[0x40, 3, 0, 9, 0x87][..], Some((0x87, "not authorized"))),
             (&with_words[..], Some((0x97, "quota exceeded: hi"))),
         ] {
-            let Ok(Some(Inbound::PubAck { packet_id: 9, result })) = decode(&codec, bytes) else { panic!("{bytes:?}") };
+            let Ok(Some(Inbound::PubAck { packet_id: 9, result, undefined: None })) = decode(&codec, bytes) else {
+                panic!("{bytes:?}")
+            };
             let refusal = result.err().map(|refusal| (refusal.code, refusal.reason));
             assert_eq!(refusal, expected.map(|(code, reason)| (code, reason.to_owned())));
         }
@@ -516,7 +559,9 @@ mod tests {
         }
         packet.extend(body);
         let codec = Codec::new(Version::V5, 200_000);
-        let Ok(Some(Inbound::SubAck { packet_id: 9, results })) = decode(&codec, &packet) else { panic!() };
+        let Ok(Some(Inbound::SubAck { packet_id: 9, results, undefined: None })) = decode(&codec, &packet) else {
+            panic!()
+        };
         assert_eq!(results.len(), MOST_RESULTS);
         assert!(results.iter().all(|result| result.as_ref().is_err_and(|refusal| refusal.reason.len() < 600)));
     }
@@ -526,6 +571,54 @@ mod tests {
         let codec = Codec::new(Version::V5, 1024);
         let decoded = decode(&codec, &[0x40, 3, 0, 9, 0xee]);
         assert!(!matches!(decoded, Ok(Some(Inbound::ConnAck(_)))), "{decoded:?}");
+    }
+
+    /// From 0x80 on it is a no to this packet, below a yes; and it is told that it is odd.
+    #[test]
+    fn a_code_that_is_not_defined_counts_for_its_packet() {
+        let codec = Codec::new(Version::V5, 1024);
+        for (code, is_yes) in [(0x42, true), (0x7f, true), (0x9a, false), (0xee, false)] {
+            let puback = decode(&codec, &[0x40, 3, 0, 9, code]);
+            let Ok(Some(Inbound::PubAck { packet_id: 9, result, undefined })) = puback else { panic!("{puback:?}") };
+            assert_eq!((result.is_ok(), undefined), (is_yes, Some(code)));
+            let suback = decode(&codec, &[0x90, 5, 0, 9, 0, 1, code]);
+            let Ok(Some(Inbound::SubAck { packet_id: 9, results, undefined })) = suback else { panic!("{suback:?}") };
+            assert_eq!((results.len(), undefined), (2, Some(code)));
+            assert_eq!((results[0].is_ok(), results[1].is_ok()), (true, is_yes));
+            let unsuback = decode(&codec, &[0xb0, 4, 0, 9, 0, code]);
+            assert!(
+                matches!(unsuback, Ok(Some(Inbound::UnsubAck { packet_id: 9, undefined })) if undefined == Some(code))
+            );
+        }
+        let codec = Codec::new(Version::V311, 1024);
+        for (code, is_yes) in [(0x87, false), (0x05, true)] {
+            let suback = decode(&codec, &[0x90, 4, 0, 9, 1, code]);
+            let Ok(Some(Inbound::SubAck { packet_id: 9, results, undefined })) = suback else { panic!("{suback:?}") };
+            assert_eq!((results[0].is_ok(), results[1].is_ok(), undefined), (true, is_yes, Some(code)));
+        }
+    }
+
+    #[test]
+    fn an_answer_may_say_less_than_it_should() {
+        for version in VERSIONS {
+            let codec = Codec::new(version, 1024);
+            let properties = if version == Version::V5 { &[0][..] } else { &[] };
+            for codes in [&[][..], &[1]] {
+                let body = [&[0, 9], properties, codes].concat();
+                let packet = [&[0x90, body.len() as u8][..], &body].concat();
+                let Ok(Some(Inbound::SubAck { results, .. })) = decode(&codec, &packet) else { panic!("{packet:?}") };
+                assert_eq!(results.len(), codes.len());
+            }
+            for nothing in [&[0x40, 0][..], &[0x90, 1, 0], &[0xb0, 2, 0, 0]] {
+                assert!(decode(&codec, nothing).is_err(), "{nothing:?}: for which packet?");
+            }
+        }
+        // Words that are none, and properties that go beyond the packet.
+        let codec = Codec::new(Version::V5, 1024);
+        for packet in [&[0x40, 8, 0, 9, 0x87, 4, 31, 0, 1, 0xff][..], &[0x40, 4, 0, 9, 0x87, 9]] {
+            let Ok(Some(Inbound::PubAck { packet_id: 9, result, .. })) = decode(&codec, packet) else { panic!() };
+            assert_eq!(result.unwrap_err().code, NOT_AUTHORIZED);
+        }
     }
 
     #[test]

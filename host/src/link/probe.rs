@@ -217,12 +217,14 @@ impl<'a> Probe<'a> {
 
 fn answers(awaited: Awaited, inbound: &Inbound) -> Option<Result<(), Refusal>> {
     match (awaited, inbound) {
-        (Awaited::SubAck(id), Inbound::SubAck { packet_id, results }) if id == *packet_id => match results.first() {
-            Some(Err(refusal)) => Some(Err(refusal.clone())),
-            _ => Some(Ok(())),
-        },
-        (Awaited::PubAck(id), Inbound::PubAck { packet_id, result }) if id == *packet_id => Some(result.clone()),
-        (Awaited::UnsubAck(id), Inbound::UnsubAck { packet_id }) if id == *packet_id => Some(Ok(())),
+        (Awaited::SubAck(id), Inbound::SubAck { packet_id, results, .. }) if id == *packet_id => {
+            match results.first() {
+                Some(Err(refusal)) => Some(Err(refusal.clone())),
+                _ => Some(Ok(())),
+            }
+        }
+        (Awaited::PubAck(id), Inbound::PubAck { packet_id, result, .. }) if id == *packet_id => Some(result.clone()),
+        (Awaited::UnsubAck(id), Inbound::UnsubAck { packet_id, .. }) if id == *packet_id => Some(Ok(())),
         (Awaited::Pong, Inbound::PingResp) | (Awaited::Arrival, Inbound::Publish(_)) => Some(Ok(())),
         _ => None,
     }

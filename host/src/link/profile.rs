@@ -30,6 +30,9 @@ pub enum Breach {
     /// The broker does not have that.
     #[error("{0}")]
     Unsupported(String),
+    /// It says of itself what is not so, or has what a broker may take for malformed.
+    #[error("{0}")]
+    Malformed(String),
 }
 
 /// Quota "Maximum MQTT message size" (payload).

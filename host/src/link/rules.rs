@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     message::{Message, Qos},
+    text,
     topic::TopicFilter,
 };
 
@@ -24,6 +25,42 @@ pub(super) struct Rules {
     takes_retained: AtomicBool,
     takes_wildcards: AtomicBool,
     takes_shared: AtomicBool,
+}
+
+/// Whether all of the message is what any broker takes. A topic that was parsed to publish to is;
+/// one from the disk may have been put there by an earlier version, which took more.
+pub(super) fn check_stored(message: &Message) -> Result<(), Breach> {
+    if !message.topic.may_be_sent() {
+        return Err(Breach::InvalidTopic("its topic has characters for which a broker may end the connection".into()));
+    }
+    check_properties(message)
+}
+
+/// A broker may end the connection, which is everybody's, over any of these.
+fn check_properties(message: &Message) -> Result<(), Breach> {
+    let Some(properties) = message.properties.as_deref() else { return Ok(()) };
+    let check = |what: &str, text: &str| {
+        text::check(text).map_err(|cause| Breach::Malformed(format!("{what} can't be sent: {cause}")))
+    };
+    if let Some(content_type) = &properties.content_type {
+        check("the content type", content_type)?;
+    }
+    if properties.response_topic.as_ref().is_some_and(|topic| !topic.may_be_sent()) {
+        let why = "the response topic has characters for which a broker may end the connection";
+        return Err(Breach::InvalidTopic(why.to_owned()));
+    }
+    for (name, value) in &properties.user_properties {
+        check("the name of a user property", name)?;
+        check("the value of a user property", value)?;
+    }
+    if properties.utf8
+        && let Err(error) = std::str::from_utf8(&message.payload)
+    {
+        let at = error.valid_up_to();
+        let why = format!("the payload is declared to be UTF-8 (`utf8`) and is not, from byte {at} on");
+        return Err(Breach::Malformed(why));
+    }
+    Ok(())
 }
 
 impl Rules {
@@ -72,7 +109,7 @@ impl Rules {
         if message.qos == Qos::AtLeastOnce && !self.takes_qos1.load(Relaxed) {
             return Err(Breach::Unsupported("the broker takes QoS 0 only".to_owned()));
         }
-        Ok(())
+        check_properties(message)
     }
 
     /// Whether the broker would take the subscription.
@@ -85,5 +122,56 @@ impl Rules {
             return Err(Breach::Unsupported("the broker takes no wildcards".to_owned()));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{message::Properties, topic::TopicName};
+
+    fn message(payload: &'static [u8], properties: Properties) -> Message {
+        Message {
+            topic: TopicName::parse("t").unwrap(),
+            payload: Bytes::from_static(payload),
+            qos: Qos::AtLeastOnce,
+            retain: false,
+            properties: Some(properties.share()),
+        }
+    }
+
+    fn check(payload: &'static [u8], properties: Properties) -> Result<(), Breach> {
+        Rules::new(Profile::Generic, 1024).check(&message(payload, properties))
+    }
+
+    #[test]
+    fn a_property_over_which_a_broker_may_end_the_connection_is_not_taken() {
+        let none = Properties::default;
+        assert_eq!(check(b"\xff", none()), Ok(()), "bytes may be any");
+        assert_eq!(check("ä".as_bytes(), Properties { utf8: true, ..none() }), Ok(()));
+        let words = |payload, properties| check(payload, properties).unwrap_err().to_string();
+        let utf8 = words(b"ok\xff", Properties { utf8: true, ..none() });
+        assert!(utf8.contains("UTF-8") && utf8.contains("byte 2"), "{utf8}");
+        for bad in ["\0", "a\nb", "\u{7f}", "\u{85}", "\u{fdd0}", "\u{ffff}", "\u{10fffe}"] {
+            let content_type = words(b"", Properties { content_type: Some(bad.into()), ..none() });
+            assert!(content_type.contains("content type") && content_type.contains("U+"), "{content_type}");
+            for (name, value) in [(bad, "v"), ("n", bad)] {
+                let user_properties = [("fine", "fine"), (name, value)][..].try_into().unwrap();
+                let pair = words(b"", Properties { user_properties, ..none() });
+                assert!(pair.contains("user property"), "{pair}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_version_took_is_looked_at_again() {
+        let odd = |text: &str| TopicName::arrived(text.to_owned()).unwrap();
+        let fine = message(b"", Properties::default());
+        assert_eq!(check_stored(&fine), Ok(()));
+        assert!(check_stored(&Message { topic: odd("a\u{1}"), ..fine }).is_err());
+        let response_topic = Some(odd("\u{fffe}"));
+        assert!(check_stored(&message(b"", Properties { response_topic, ..Properties::default() })).is_err());
     }
 }

@@ -280,6 +280,11 @@ impl Session {
         Some(token)
     }
 
+    /// A QoS 1 message arrived that goes to nobody: it is acknowledged in its turn.
+    pub(super) fn skipped(&mut self, packet_id: u16, at: Instant) {
+        self.arrived(packet_id, false, at);
+    }
+
     /// The last arrival went to this plugin, or is on its way to the plugin's inbox.
     pub(super) fn went_to(&mut self, id: SubscriberId, message: &Message, is_storing: bool) {
         if let Some(arrived) = self.arrivals.back_mut() {

@@ -35,6 +35,7 @@ use super::{
     connect::{self, Connection},
     error::LinkError,
     keep_alive::{Due, KeepAlive},
+    oddities::Oddities,
     overflow::Overflow,
     pace::Pace,
     rules::Rules,
@@ -69,6 +70,7 @@ pub(super) struct Task {
     session: Session,
     suspects: Suspects,
     pace: Pace,
+    oddities: Oddities,
     disk: Option<Disk>,
     tickets: Tickets,
     /// SUBSCRIBEs and UNSUBSCRIBEs to be sent, as `plan` made them.
@@ -140,6 +142,7 @@ impl Task {
             session: Session::new(settings.operation_timeout, last_token),
             suspects: Suspects::new(),
             pace: settings.profile.pace(),
+            oddities: Oddities::default(),
             disk,
             tickets: Tickets::default(),
             requests: VecDeque::new(),

@@ -101,6 +101,7 @@ impl From<NotTaken> for mqtt::PublishError {
             NotTaken::Breach(Breach::TooLarge(limit)) => Self::TooLarge(limit),
             NotTaken::Breach(Breach::InvalidTopic(why)) => Self::InvalidTopic(why),
             NotTaken::Breach(Breach::Unsupported(why)) => Self::Unsupported(why),
+            NotTaken::Breach(Breach::Malformed(why)) => Self::Other(why),
             NotTaken::Full => Self::OutboxFull,
             NotTaken::Held(_) => Self::Held(error.to_string()),
             NotTaken::Ended => Self::Other(error.to_string()),
@@ -275,12 +276,6 @@ impl TryFrom<types::PropertiesResult> for Properties {
             user_properties
                 .push(&pair.name, &pair.value)
                 .map_err(|error| mqtt::PublishError::Other(error.to_string()))?;
-        }
-        let fits = |text: &str| text.len() <= LONGEST_TEXT && !text.contains('\0');
-        if !user_properties.iter().all(|(name, value)| fits(name) && fits(value))
-            || !properties.content_type.as_deref().is_none_or(fits)
-        {
-            return Err(mqtt::PublishError::Other("a property's text has at most 65535 bytes and no NUL".to_owned()));
         }
         let properties = Self {
             content_type: properties.content_type.map(ByteString::from),

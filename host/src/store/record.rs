@@ -179,7 +179,7 @@ impl Body<'_> {
     /// The message, in memory of its own.
     pub(super) fn message(&self) -> Option<Message> {
         let properties = self.properties.as_ref().map(|stored| {
-            let response_topic = stored.response_topic.map(|topic| TopicName::parse(topic.to_owned())).transpose();
+            let response_topic = stored.response_topic.map(|topic| TopicName::arrived(topic.to_owned())).transpose();
             let mut user_properties = UserProperties::default();
             for (name, value) in &stored.user_properties {
                 user_properties.push_any(name, value).ok()?;
@@ -195,7 +195,7 @@ impl Body<'_> {
             Some(properties.share())
         });
         Some(Message {
-            topic: TopicName::parse(self.topic.to_owned()).ok()?,
+            topic: TopicName::arrived(self.topic.to_owned()).ok()?,
             payload: Bytes::copy_from_slice(self.payload),
             qos: if self.at_least_once { Qos::AtLeastOnce } else { Qos::AtMostOnce },
             retain: self.retain,

@@ -4,10 +4,10 @@ use bytes::BytesMut;
 pub(super) use rumqttc_v4::mqttbytes::v4::Packet;
 use rumqttc_v4::mqttbytes::{
     Error, QoS,
-    v4::{self, ConnectReturnCode, SubscribeFilter, SubscribeReasonCode},
+    v4::{self, ConnectReturnCode, SubscribeFilter},
 };
 
-use super::{Arrival, ConnAck, Connect, DecodeError, EncodeError, Inbound, NOT_AUTHORIZED, Refusal};
+use super::{ConnAck, Connect, DecodeError, EncodeError, Inbound, NOT_AUTHORIZED, Refusal};
 use crate::{
     message::{Message, Qos},
     router::Subscription,
@@ -17,13 +17,12 @@ use crate::{
 pub(super) const PING: Packet = Packet::PingReq;
 pub(super) const DISCONNECT: Packet = Packet::Disconnect;
 
-pub(super) fn decode(buffer: &mut BytesMut, max: u32) -> Result<Option<Inbound>, DecodeError> {
-    match Packet::read(buffer, max as usize) {
-        Ok(packet) => inbound(packet).map(Some),
-        Err(Error::InsufficientBytes(_)) => Ok(None),
+/// A packet that is there whole.
+pub(super) fn decode(packet: &mut BytesMut) -> Result<Inbound, DecodeError> {
+    match Packet::read(packet, usize::MAX) {
+        Ok(packet) => Ok(inbound(packet)),
         // The codec knows the codes 0 to 5; AWS IoT Core answers 7 for "not authorised".
-        Err(Error::InvalidConnectReturnCode(code)) => Ok(Some(Inbound::ConnAck(Err(connect_refusal(code))))),
-        Err(Error::PayloadSizeLimitExceeded(size)) => Err(DecodeError::TooLarge(size)),
+        Err(Error::InvalidConnectReturnCode(code)) => Ok(Inbound::ConnAck(Err(connect_refusal(code)))),
         Err(error) => Err(DecodeError::Malformed(error.to_string())),
     }
 }
@@ -79,8 +78,8 @@ pub(super) fn puback(packet_id: u16) -> Packet {
     Packet::PubAck(v4::PubAck::new(packet_id))
 }
 
-fn inbound(packet: Packet) -> Result<Inbound, DecodeError> {
-    Ok(match packet {
+fn inbound(packet: Packet) -> Inbound {
+    match packet {
         Packet::ConnAck(connack) => Inbound::ConnAck(match connack.code {
             ConnectReturnCode::Success => Ok(ConnAck {
                 session_present: connack.session_present,
@@ -97,13 +96,6 @@ fn inbound(packet: Packet) -> Result<Inbound, DecodeError> {
             }),
             code => Err(connect_refusal(code as u8)),
         }),
-        Packet::Publish(publish) => Inbound::Publish(arrival(publish)?),
-        Packet::PubAck(puback) => Inbound::PubAck { packet_id: puback.pkid, result: Ok(()) },
-        Packet::SubAck(suback) => Inbound::SubAck {
-            packet_id: suback.pkid,
-            results: suback.return_codes.into_iter().take(super::MOST_RESULTS).map(granted).collect(),
-        },
-        Packet::UnsubAck(unsuback) => Inbound::UnsubAck { packet_id: unsuback.pkid },
         Packet::PingResp => Inbound::PingResp,
         Packet::Connect(_) => Inbound::Unexpected("CONNECT"),
         Packet::PubRec(_) => Inbound::Unexpected("PUBREC"),
@@ -113,31 +105,9 @@ fn inbound(packet: Packet) -> Result<Inbound, DecodeError> {
         Packet::Unsubscribe(_) => Inbound::Unexpected("UNSUBSCRIBE"),
         Packet::PingReq => Inbound::Unexpected("PINGREQ"),
         Packet::Disconnect => Inbound::Unexpected("DISCONNECT"),
-    })
-}
-
-fn arrival(publish: v4::Publish) -> Result<Arrival, DecodeError> {
-    let message = Message {
-        topic: super::topic_name(publish.topic)?,
-        payload: publish.payload,
-        qos: match publish.qos {
-            QoS::AtMostOnce => Qos::AtMostOnce,
-            QoS::AtLeastOnce => Qos::AtLeastOnce,
-            QoS::ExactlyOnce => {
-                return Err(DecodeError::Malformed("a QoS 2 message was never asked for".into()));
-            }
-        },
-        retain: publish.retain,
-        properties: None,
-    };
-    Ok(Arrival { message, packet_id: publish.pkid, duplicate: publish.dup, identifiers: Vec::new() })
-}
-
-fn granted(code: SubscribeReasonCode) -> Result<Qos, Refusal> {
-    match code {
-        SubscribeReasonCode::Success(QoS::AtMostOnce) => Ok(Qos::AtMostOnce),
-        SubscribeReasonCode::Success(_) => Ok(Qos::AtLeastOnce),
-        SubscribeReasonCode::Failure => Err(Refusal { code: 0x80, reason: "refused without a reason".into() }),
+        Packet::Publish(_) | Packet::PubAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) => {
+            Inbound::Unexpected("a packet that was to be read elsewhere")
+        }
     }
 }
 

@@ -1,53 +1,39 @@
 //! MQTT 5 by the codec of rumqttc-v5-next.
 
 mod encode;
-mod publish;
 
 use std::time::Duration;
 
 use bytes::BytesMut;
 pub(super) use rumqttc_v5::mqttbytes::v5::Packet;
 use rumqttc_v5::mqttbytes::{
-    self, Error, PacketType, QoS,
+    Error, QoS,
     v5::{
-        self, ConnectAuth, ConnectProperties, ConnectReturnCode, DisconnectReasonCode, PubAckReason, SubscribeFilter,
-        SubscribeProperties, SubscribeReasonCode,
+        self, ConnectAuth, ConnectProperties, ConnectReturnCode, DisconnectReasonCode, SubscribeFilter,
+        SubscribeProperties,
     },
 };
 
-use super::{ConnAck, Connect, DecodeError, EncodeError, Inbound, NOT_AUTHORIZED, Refusal};
+use super::{ConnAck, Connect, DecodeError, EncodeError, Inbound, NOT_AUTHORIZED, Refusal, reason};
 use crate::{message::Qos, router::Subscription, topic::TopicFilter};
 
 pub(super) use encode::{publish, publish_length};
 
+/// The type of that packet.
+const CONNACK: u8 = 2;
+
 pub(super) const PING: Packet = Packet::PingReq;
 
-pub(super) fn decode(buffer: &mut BytesMut, max: u32) -> Result<Option<Inbound>, DecodeError> {
-    let header = match mqttbytes::check(buffer.iter(), Some(max)) {
-        Ok(header) => header,
-        Err(Error::InsufficientBytes(_)) => return Ok(None),
-        Err(Error::PayloadSizeLimitExceeded { pkt_size, .. }) => return Err(DecodeError::TooLarge(pkt_size)),
-        Err(error) => return Err(DecodeError::Malformed(error.to_string())),
-    };
-    if matches!(header.packet_type(), Ok(PacketType::Publish)) {
-        let frame = buffer.split_to(header.frame_length()).freeze();
-        return publish::read(header.flags(), frame).map(|arrival| Some(Inbound::Publish(arrival)));
-    }
-    if matches!(header.packet_type(), Ok(PacketType::Disconnect)) && header.frame_length() < 4 {
-        // Without properties their length may be left out (section 3.14.2.2.1), which the codec does not know.
-        let frame = buffer.split_to(header.frame_length());
-        let mut whole = BytesMut::from(&[0xe0, 2, frame.get(2).copied().unwrap_or(0), 0][..]);
-        let packet = Packet::read(&mut whole, Some(max));
-        return packet.map(|packet| Some(inbound(packet))).map_err(|error| DecodeError::Malformed(error.to_string()));
-    }
-    match Packet::read(buffer, Some(max)) {
-        Ok(packet) => Ok(Some(inbound(packet))),
-        Err(Error::InvalidConnectReturnCode(code)) if matches!(header.packet_type(), Ok(PacketType::ConnAck)) => {
-            let reason = "a reason MQTT 5 does not define".into();
-            Ok(Some(Inbound::ConnAck(Err(Refusal { code, reason }))))
+/// A packet that is there whole.
+pub(super) fn decode(packet: &mut BytesMut) -> Result<Inbound, DecodeError> {
+    let (length, is_connack) = (packet.len(), packet.first().is_some_and(|first| first >> 4 == CONNACK));
+    match Packet::read(packet, None) {
+        Ok(packet) => Ok(inbound(packet)),
+        Err(Error::InvalidConnectReturnCode(code)) if is_connack => {
+            Ok(Inbound::ConnAck(Err(reason::refusal(code, None))))
         }
         // The packet is there whole: one that wants more bytes contradicts itself.
-        Err(Error::InsufficientBytes(_)) if header.frame_length() == 4 => {
+        Err(Error::InsufficientBytes(_)) if length == 4 => {
             let hint =
                 "a packet is shorter than MQTT 5 has it; does the broker speak MQTT 3.1.1 only? Then set `protocol`";
             Err(DecodeError::Malformed(hint.into()))
@@ -113,25 +99,7 @@ pub(super) fn disconnect() -> Packet {
 fn inbound(packet: Packet) -> Inbound {
     match packet {
         Packet::ConnAck(connack) => Inbound::ConnAck(connected(connack)),
-        Packet::Publish(_) => Inbound::Unexpected("PUBLISH"),
-        Packet::PubAck(puback) => Inbound::PubAck { packet_id: puback.pkid, result: acknowledged(puback) },
-        Packet::SubAck(suback) => {
-            let text = suback.properties.and_then(|properties| properties.reason_string);
-            let results = suback
-                .return_codes
-                .into_iter()
-                .take(super::MOST_RESULTS)
-                .map(|code| granted(code, text.as_deref()))
-                .collect();
-            Inbound::SubAck { packet_id: suback.pkid, results }
-        }
-        Packet::UnsubAck(unsuback) => Inbound::UnsubAck { packet_id: unsuback.pkid },
         Packet::PingResp => Inbound::PingResp,
-        Packet::Disconnect(disconnect) => {
-            let code = disconnect.reason_code as u8;
-            let text = disconnect.properties.and_then(|properties| properties.reason_string);
-            Inbound::Disconnect(refusal(code, &format!("{:?}", disconnect.reason_code), text.as_deref()))
-        }
         Packet::Auth(_) => Inbound::Unexpected("AUTH"),
         Packet::Connect(..) => Inbound::Unexpected("CONNECT"),
         Packet::PubRec(_) => Inbound::Unexpected("PUBREC"),
@@ -140,6 +108,9 @@ fn inbound(packet: Packet) -> Inbound {
         Packet::Subscribe(_) => Inbound::Unexpected("SUBSCRIBE"),
         Packet::Unsubscribe(_) => Inbound::Unexpected("UNSUBSCRIBE"),
         Packet::PingReq => Inbound::Unexpected("PINGREQ"),
+        Packet::Publish(_) | Packet::PubAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::Disconnect(_) => {
+            Inbound::Unexpected("a packet that was to be read elsewhere")
+        }
     }
 }
 
@@ -147,7 +118,7 @@ fn connected(connack: v5::ConnAck) -> Result<ConnAck, Refusal> {
     let properties = connack.properties;
     if connack.code != ConnectReturnCode::Success {
         let text = properties.and_then(|properties| properties.reason_string);
-        return Err(refusal(connect_code(connack.code), &format!("{:?}", connack.code), text.as_deref()));
+        return Err(reason::refusal(connect_code(connack.code), text.as_deref()));
     }
     let announced = properties.as_ref();
     Ok(ConnAck {
@@ -165,49 +136,6 @@ fn connected(connack: v5::ConnAck) -> Result<ConnAck, Refusal> {
             .map(|seconds| Duration::from_secs(seconds.into())),
         client_id: properties.and_then(|it| it.assigned_client_identifier),
     })
-}
-
-fn acknowledged(puback: v5::PubAck) -> Result<(), Refusal> {
-    match puback.reason {
-        PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Ok(()),
-        reason => {
-            let text = puback.properties.and_then(|properties| properties.reason_string);
-            Err(refusal(reason as u8, &format!("{reason:?}"), text.as_deref()))
-        }
-    }
-}
-
-fn granted(code: SubscribeReasonCode, text: Option<&str>) -> Result<Qos, Refusal> {
-    let number = match code {
-        SubscribeReasonCode::Success(QoS::AtMostOnce) => return Ok(Qos::AtMostOnce),
-        SubscribeReasonCode::Success(_) => return Ok(Qos::AtLeastOnce),
-        SubscribeReasonCode::Failure | SubscribeReasonCode::Unspecified => 0x80,
-        SubscribeReasonCode::ImplementationSpecific => 0x83,
-        SubscribeReasonCode::NotAuthorized => NOT_AUTHORIZED,
-        SubscribeReasonCode::TopicFilterInvalid => 0x8f,
-        SubscribeReasonCode::PkidInUse => 0x91,
-        SubscribeReasonCode::QuotaExceeded => 0x97,
-        SubscribeReasonCode::SharedSubscriptionsNotSupported => 0x9e,
-        SubscribeReasonCode::SubscriptionIdNotSupported => 0xa1,
-        SubscribeReasonCode::WildcardSubscriptionsNotSupported => 0xa2,
-    };
-    Err(refusal(number, &format!("{code:?}"), text))
-}
-
-/// The codec's names are the specification's in camel case: "NotAuthorized" → "not authorized".
-fn refusal(code: u8, name: &str, text: Option<&str>) -> Refusal {
-    let mut reason = String::with_capacity(name.len() + 8);
-    for character in name.chars() {
-        if character.is_uppercase() && !reason.is_empty() {
-            reason.push(' ');
-        }
-        reason.extend(character.to_lowercase());
-    }
-    if let Some(text) = text {
-        reason.push_str(": ");
-        reason.push_str(text.get(..text.floor_char_boundary(super::LONGEST_REASON)).unwrap_or(text));
-    }
-    Refusal { code, reason }
 }
 
 fn connect_code(code: ConnectReturnCode) -> u8 {

@@ -19,7 +19,7 @@ use super::{
     },
     Registered, Task,
 };
-use crate::link::overflow::Overflow;
+use crate::link::{overflow::Overflow, rules::check_stored};
 use crate::{
     journal::{Journal, Report},
     message::Qos,
@@ -329,12 +329,24 @@ impl Task {
         let Some(owner) = self.client_named(name) else { return };
         let Some(client) = self.clients.get(&owner) else { return };
         let (share, tracked) = (client.share.clone(), client.tracked);
-        let entries = page.items.into_iter().map(|taken| {
+        let mut refused = Vec::new();
+        let entries = page.items.into_iter().filter_map(|taken| {
             let Taken { seq, record: Record { message, number, age } } = taken;
             let reservation = share.adopt(message.cost());
-            (seq, Entry { message, owner, number, age, tracked, reservation })
+            let breach = check_stored(&message).err();
+            let entry = Entry { message, owner, number, age, tracked, reservation };
+            match breach {
+                None => Some((seq, entry)),
+                Some(breach) => {
+                    refused.push((seq, entry, breach));
+                    None
+                }
+            }
         });
         self.outbox.loaded(owner, entries, page.more);
+        for (seq, entry, breach) in refused {
+            self.quarantine(seq, entry, &breach.to_string());
+        }
         self.pay(owner);
     }
 

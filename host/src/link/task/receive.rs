@@ -7,12 +7,12 @@ use tracing::{debug, warn};
 use super::{
     super::{
         client::Notice,
-        codec::{Inbound, Refusal},
+        codec::{Inbound, Refusal, Unusable},
         connect::Connection,
         error::LinkError,
         session::Request,
     },
-    Clock, Task,
+    Clock, Phase, Task,
 };
 use crate::outbox::Seq;
 
@@ -29,18 +29,28 @@ impl Task {
             clock.keep_alive.received(now);
             match inbound {
                 Inbound::Publish(arrival) => self.arrived(arrival, now)?,
-                Inbound::PubAck { packet_id, result } => match self.session.end(packet_id) {
-                    Some(Request::Publish(seq)) => self.acknowledged(seq, result, clock, now),
-                    _ => debug!(packet_id, "an acknowledgement for nothing in flight"),
-                },
-                Inbound::SubAck { packet_id, results } => match self.session.end(packet_id) {
-                    Some(Request::Subscribe(subscriptions)) => self.subscribed(subscriptions, results),
-                    _ => debug!(packet_id, "a SUBACK for nothing in flight"),
-                },
-                Inbound::UnsubAck { packet_id } => match self.session.end(packet_id) {
-                    Some(Request::Unsubscribe(filters)) => self.unsubscribed(filters),
-                    _ => debug!(packet_id, "an UNSUBACK for nothing in flight"),
-                },
+                Inbound::Unusable(unusable) => self.skip(&unusable, now),
+                Inbound::PubAck { packet_id, result, undefined } => {
+                    self.wonder("PUBACK", undefined);
+                    match self.session.end(packet_id) {
+                        Some(Request::Publish(seq)) => self.acknowledged(seq, result, clock, now),
+                        _ => debug!(packet_id, "an acknowledgement for nothing in flight"),
+                    }
+                }
+                Inbound::SubAck { packet_id, results, undefined } => {
+                    self.wonder("SUBACK", undefined);
+                    match self.session.end(packet_id) {
+                        Some(Request::Subscribe(subscriptions)) => self.subscribed(subscriptions, results),
+                        _ => debug!(packet_id, "a SUBACK for nothing in flight"),
+                    }
+                }
+                Inbound::UnsubAck { packet_id, undefined } => {
+                    self.wonder("UNSUBACK", undefined);
+                    match self.session.end(packet_id) {
+                        Some(Request::Unsubscribe(filters)) => self.unsubscribed(filters),
+                        _ => debug!(packet_id, "an UNSUBACK for nothing in flight"),
+                    }
+                }
                 Inbound::PingResp => self.suspects.ponged(now),
                 Inbound::Disconnect(refusal) => return Err(LinkError::Disconnected(refusal)),
                 Inbound::ConnAck(_) => return Err(LinkError::NotMqtt("a second CONNACK".into())),
@@ -55,6 +65,33 @@ impl Task {
             )));
         }
         Ok(())
+    }
+
+    /// A message that can't be used is acknowledged all the same: else the broker would send it
+    /// again and again, and nothing behind it.
+    fn skip(&mut self, unusable: &Unusable, now: Instant) {
+        let Unusable { topic, packet_id, reason } = unusable;
+        if !matches!(*self.phase.borrow(), Phase::Open) {
+            return;
+        }
+        if *packet_id != 0 {
+            self.session.skipped(*packet_id, now);
+        }
+        if let Some(skipped) = self.oddities.skipped(topic) {
+            warn!(?topic, skipped, "the broker has sent a message that breaks MQTT's rules; it is skipped: {reason}");
+        }
+    }
+
+    /// The broker uses a reason code that MQTT does not give to this packet.
+    fn wonder(&mut self, packet: &'static str, undefined: Option<u8>) {
+        if let Some(code) = undefined
+            && self.oddities.has_code(packet, code)
+        {
+            let meaning = if code < 0x80 { "a yes" } else { "a no" };
+            warn!(
+                "the broker answers with a {packet} of reason code 0x{code:02x}, which MQTT does not define there: it is taken for {meaning}"
+            );
+        }
     }
 
     fn acknowledged(&mut self, seq: Seq, result: Result<(), Refusal>, clock: &mut Clock, now: Instant) {

@@ -178,8 +178,11 @@ impl Task {
             self.asked.remove(&filter);
             match results.next() {
                 Some(Err(refusal)) => self.subscription_refused(&filter, &refusal),
-                // A SUBACK with too few codes is a broker's slip; what it does not refuse stands.
-                Some(Ok(_)) | None => {
+                None => {
+                    let reason = "the broker's SUBACK has no reason code for it".to_owned();
+                    self.subscription_refused(&filter, &Refusal { code: 0x80, reason });
+                }
+                Some(Ok(_)) => {
                     debug!(%filter, "subscribed");
                     for id in self.router.subscribers(&filter).collect::<Vec<_>>() {
                         if self.clients.get(&id).is_some_and(|client| client.tracked) {
