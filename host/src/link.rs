@@ -9,6 +9,7 @@ mod backoff;
 mod client;
 mod codec;
 mod connect;
+mod departure;
 mod error;
 mod keep_alive;
 #[cfg(test)]

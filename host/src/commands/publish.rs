@@ -29,7 +29,7 @@ pub(crate) async fn publish(args: PubArgs) -> Result<(), Failure> {
     let CommandLink { link, client, mut mailbox, config } = client::connect(&args.client, "pub").await?;
     let number = client.publish_at_once(message, Instant::now()).map_err(|error| match error {
         NotTaken::Breach(_) => Failure::new(exit::DATA, error),
-        NotTaken::Full | NotTaken::Held(_) | NotTaken::Ended => Failure::new(exit::SOFTWARE, error),
+        NotTaken::Full | NotTaken::Held(_) | NotTaken::AllHeld | NotTaken::Ended => Failure::new(exit::SOFTWARE, error),
     })?;
     let outcome = async {
         loop {

@@ -46,6 +46,12 @@ impl Backoff {
         longest.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 
+    /// The connection has ended over what this side has sent: the broker is well, and the next pause
+    /// is a first one again.
+    pub(super) fn is_explained(&mut self) {
+        self.failures = 0;
+    }
+
     /// Failures since the link was last stable.
     pub(super) fn failures(&self) -> u32 {
         self.failures

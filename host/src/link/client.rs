@@ -122,6 +122,8 @@ pub(super) struct Dead {
 pub(super) struct Held {
     /// So that there is nothing to lock while there are none.
     count: AtomicUsize,
+    /// Whatever it publishes.
+    all: AtomicBool,
     topics: Mutex<HashSet<TopicName>>,
 }
 
@@ -216,6 +218,12 @@ pub enum NotTaken {
     /// The broker closes the connection over this topic.
     #[error("messages on `{0}` are held back: the broker closes the connection when it gets one")]
     Held(TopicName),
+    /// The broker closes the connection over one topic of the plugin after the other.
+    #[error(
+        "all messages of this plugin are held back for a while: the broker does not bear what it publishes, on one \
+         topic after the other"
+    )]
+    AllHeld,
     /// The link has ended.
     #[error("the link has ended")]
     Ended,
@@ -304,6 +312,9 @@ impl Client {
 
     fn check(&self, message: &Message) -> Result<(), NotTaken> {
         self.rules.check(message)?;
+        if self.held.holds_all() {
+            return Err(NotTaken::AllHeld);
+        }
         if self.held.holds(&message.topic) {
             return Err(NotTaken::Held(message.topic.clone()));
         }
@@ -427,6 +438,14 @@ impl Client {
 }
 
 impl Held {
+    fn holds_all(&self) -> bool {
+        self.all.load(Relaxed)
+    }
+
+    pub(super) fn hold_all(&self, all: bool) {
+        self.all.store(all, Relaxed);
+    }
+
     pub(super) fn holds(&self, topic: &TopicName) -> bool {
         self.count.load(Relaxed) > 0 && self.topics().contains(topic)
     }

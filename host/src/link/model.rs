@@ -9,7 +9,11 @@ use std::{
 
 use proptest::prelude::*;
 
-use super::session::{Overdue, Request, Session};
+use super::{
+    departure::{self, Departure},
+    session::{Overdue, Request, Session},
+    suspects::Suspects,
+};
 use crate::{
     clock::Age,
     message::{Message, Qos},
@@ -39,6 +43,8 @@ enum Step {
 struct Model {
     session: Session,
     outbox: Outbox,
+    /// Nobody is suspected.
+    suspects: Suspects,
     share: Arc<Share>,
     /// Numbers published by each of two plugins.
     published: [u32; 2],
@@ -61,6 +67,7 @@ impl Model {
         Self {
             session,
             outbox,
+            suspects: Suspects::new(),
             share: Room::new(usize::MAX, Arc::default()).share(usize::MAX, 0, 0),
             published: [0; 2],
             under_way: VecDeque::new(),
@@ -129,7 +136,7 @@ impl Model {
             Step::Wait => {
                 self.now += TIMEOUT;
                 match self.session.overdue(self.now) {
-                    Overdue::GiveUp(_) => self.apply(&Step::Cut { session_lost: false }),
+                    Overdue::GiveUp { .. } => self.apply(&Step::Cut { session_lost: false }),
                     Overdue::Repeat(packet_ids) => {
                         for packet_id in packet_ids {
                             let Some(Request::Publish(seq)) = self.session.request(packet_id).cloned() else {
@@ -145,17 +152,17 @@ impl Model {
     }
 
     fn send(&mut self) -> bool {
-        if let Some((packet_id, seq)) = self.session.peek_again() {
-            let entry = self.outbox.in_flight(seq).unwrap();
-            self.under_way.push_back((packet_id, true, entry.owner, entry.number));
-            self.session.send_again(self.now);
-            return true;
-        }
-        if self.session.has_again() || !self.session.window_is_open() {
-            return false;
-        }
-        let Some(head) = self.outbox.peek(true, |_, _| true) else { return false };
-        let packet_id = self.session.begin(Request::Publish(head.seq), self.now);
+        let (packet_id, head) =
+            match departure::next(&self.session, &mut self.outbox, &mut self.suspects, true, self.now) {
+                None => return false,
+                Some(Departure::Again(packet_id, seq)) => {
+                    let entry = self.outbox.in_flight(seq).unwrap();
+                    self.under_way.push_back((packet_id, true, entry.owner, entry.number));
+                    self.session.sent_again(packet_id, self.now);
+                    return true;
+                }
+                Some(Departure::New(head)) => (self.session.begin(Request::Publish(head.seq), self.now), head),
+            };
         self.under_way.push_back((packet_id, false, head.entry.owner, head.entry.number));
         self.outbox.send();
         assert!(self.session.requests().count() <= usize::from(WINDOW));

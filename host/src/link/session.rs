@@ -43,6 +43,8 @@ pub(super) struct Session {
     operation_timeout: Duration,
     /// When to look for requests that are overdue. None: nothing waits for an answer.
     look_at: Option<Instant>,
+    /// Requests the broker has answered.
+    answers: u64,
     /// Messages in flight that this connection has to send again, in order.
     again: VecDeque<(u16, Seq)>,
     /// QoS 1 messages sent on this connection and not answered, and how many may be.
@@ -62,6 +64,8 @@ struct InFlight {
     sent: Option<Instant>,
     /// How often the answer was overdue on this connection.
     overdue: u32,
+    /// Answers there had been when it was first sent on it.
+    before: u64,
 }
 
 #[derive(Debug)]
@@ -98,7 +102,14 @@ pub(super) enum Overdue {
     /// These may be repeated, where the protocol allows it.
     Repeat(Vec<u16>),
     /// The broker does not answer this any more.
-    GiveUp(Request),
+    GiveUp {
+        /// Under which packet id it was sent.
+        packet_id: u16,
+        /// What it is.
+        request: Request,
+        /// It has answered others that were sent later.
+        others: bool,
+    },
 }
 
 /// The most QoS 1 messages this side leaves unacknowledged. AWS IoT Core allows 100.
@@ -119,6 +130,7 @@ impl Session {
             last_packet_id: 0,
             operation_timeout,
             look_at: None,
+            answers: 0,
             again: VecDeque::new(),
             publishes: 0,
             window: WINDOW,
@@ -160,23 +172,21 @@ impl Session {
         self.publishes < self.window
     }
 
-    /// The next message to send again, if the window is open. These go before all others.
-    pub(super) fn peek_again(&self) -> Option<(u16, Seq)> {
-        if !self.window_is_open() {
-            return None;
-        }
-        self.again.front().copied()
+    /// Messages to send again, in order.
+    pub(super) fn again(&self) -> impl Iterator<Item = (u16, Seq)> {
+        self.again.iter().copied()
     }
 
-    /// What `peek_again` showed is sent.
-    pub(super) fn send_again(&mut self, now: Instant) {
-        if let Some((packet_id, _)) = self.again.pop_front() {
+    /// One of those is sent.
+    pub(super) fn sent_again(&mut self, packet_id: u16, now: Instant) {
+        if let Some(at) = self.again.iter().position(|(waiting, _)| *waiting == packet_id) {
+            self.again.remove(at);
             self.publishes += 1;
             self.repeated(packet_id, now);
         }
     }
 
-    /// Messages wait to be sent again; new ones have to wait.
+    /// Messages wait to be sent again; these go before new ones.
     pub(super) fn has_again(&self) -> bool {
         !self.again.is_empty()
     }
@@ -193,7 +203,7 @@ impl Session {
             self.publishes += 1;
         }
         self.look_at.get_or_insert(now + self.operation_timeout);
-        let in_flight = InFlight { request, sent: Some(now), overdue: 0 };
+        let in_flight = InFlight { request, sent: Some(now), overdue: 0, before: self.answers };
         loop {
             self.last_packet_id = self.last_packet_id.checked_add(1).unwrap_or(1);
             // Ends: window and REQUESTS are far below 65,535.
@@ -207,6 +217,7 @@ impl Session {
     /// The broker has answered; what it answered comes out, once.
     pub(super) fn end(&mut self, packet_id: u16) -> Option<Request> {
         let in_flight = self.requests.remove(&packet_id)?;
+        self.answers += 1;
         if matches!(in_flight.request, Request::Publish(_)) && in_flight.sent.is_some() {
             self.publishes = self.publishes.saturating_sub(1);
         } else if in_flight.sent.is_none() {
@@ -237,6 +248,8 @@ impl Session {
     pub(super) fn overdue(&mut self, now: Instant) -> Overdue {
         self.look_at = None;
         let mut overdue = Vec::new();
+        // Of those that were overdue too often, the one that saw the most others answered.
+        let mut given_up: Option<(u64, u16)> = None;
         for (packet_id, in_flight) in &mut self.requests {
             let Some(sent) = in_flight.sent else { continue };
             let due = sent + self.operation_timeout;
@@ -246,9 +259,15 @@ impl Session {
             }
             in_flight.overdue += 1;
             if in_flight.overdue >= PATIENCE {
-                return Overdue::GiveUp(in_flight.request.clone());
+                let this = (in_flight.before, *packet_id);
+                given_up = Some(given_up.map_or(this, |other| other.min(this)));
             }
             overdue.push(*packet_id);
+        }
+        if let Some((before, packet_id)) = given_up
+            && let Some(request) = self.request(packet_id).cloned()
+        {
+            return Overdue::GiveUp { packet_id, request, others: self.answers > before };
         }
         // In the order in which they were sent first.
         overdue.sort_unstable_by_key(|id| match self.request(*id) {
@@ -261,6 +280,9 @@ impl Session {
 
     fn repeated(&mut self, packet_id: u16, now: Instant) {
         if let Some(in_flight) = self.requests.get_mut(&packet_id) {
+            if in_flight.sent.is_none() {
+                in_flight.before = self.answers;
+            }
             in_flight.sent = Some(now);
             let due = now + self.operation_timeout;
             self.look_at = Some(self.look_at.map_or(due, |at| at.min(due)));
@@ -435,8 +457,8 @@ mod tests {
 
     fn again(session: &mut Session) -> Vec<(u16, Seq)> {
         let next = || {
-            let next = session.peek_again()?;
-            session.send_again(Instant::now());
+            let next = session.again().next().filter(|_| session.window_is_open())?;
+            session.sent_again(next.0, Instant::now());
             Some(next)
         };
         std::iter::from_fn(next).collect()
@@ -531,8 +553,10 @@ mod tests {
         assert_eq!(session.overdue(start + TIMEOUT), Overdue::Repeat(vec![publish]));
         assert_eq!(session.look_at(), Some(start + SECOND + TIMEOUT));
         assert_eq!(session.overdue(start + 2 * TIMEOUT), Overdue::Repeat(vec![request, publish]));
+        let give_up = |others| Overdue::GiveUp { packet_id: publish, request: Request::Publish(7), others };
+        assert_eq!(session.overdue(start + 3 * TIMEOUT), give_up(false));
         session.end(request);
-        assert_eq!(session.overdue(start + 3 * TIMEOUT), Overdue::GiveUp(Request::Publish(7)));
+        assert_eq!(session.overdue(start + 4 * TIMEOUT), give_up(true), "what was sent later was answered");
     }
 
     #[test]
@@ -543,11 +567,11 @@ mod tests {
         session.end(first);
         assert_eq!(session.overdue(start + TIMEOUT), Overdue::Repeat(Vec::new()));
         assert_eq!(session.look_at(), None);
-        session.begin(Request::Publish(2), start + TIMEOUT);
+        let second = session.begin(Request::Publish(2), start + TIMEOUT);
         assert_eq!(session.look_at(), Some(start + 2 * TIMEOUT));
         session.resume(100);
         assert_eq!(session.look_at(), None, "not sent on this connection yet");
-        session.send_again(start + 3 * TIMEOUT);
+        session.sent_again(second, start + 3 * TIMEOUT);
         assert_eq!(session.look_at(), Some(start + 4 * TIMEOUT));
     }
 

@@ -25,12 +25,22 @@
 //! convicted at the fourth death, and one among others at the fifth. Where the broker itself
 //! blames a packet (MQTT 5), dying alone is enough. Whatever is acknowledged is innocent.
 //! What has no acknowledgement (QoS 0) is suspected if it was sent within `PROMPT` before a death.
+//!
+//! A plugin that is convicted again and again is held back as a whole (`parole`), and what the broker
+//! leaves unanswered while it answers others is convicted as well (`mute`).
+
+mod mute;
+mod parole;
 
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
+use self::{
+    mute::Mute,
+    parole::{Parole, Standing},
+};
 use crate::{
     router::SubscriberId,
     topic::{TopicFilter, TopicName},
@@ -48,6 +58,24 @@ pub(super) enum Item {
     },
     /// A subscription.
     Subscribe(TopicFilter),
+}
+
+/// What has been found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Conviction {
+    pub(super) item: Item,
+    pub(super) charge: Charge,
+    /// The plugin's messages are held back as a whole, for so long.
+    pub(super) held: Option<Duration>,
+}
+
+/// What the broker does about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Charge {
+    /// It closes the connection.
+    Closes,
+    /// It never answers, while it answers others.
+    NeverAnswers,
 }
 
 /// How a connection ended.
@@ -79,7 +107,9 @@ pub(super) struct Suspects {
     has_ponged: bool,
     needs_ping: bool,
     has_pinged: bool,
-    convicted: VecDeque<Item>,
+    convicted: VecDeque<Conviction>,
+    parole: Parole,
+    mute: Mute,
     /// Trials in a row that showed the network to be bad: so many strikes more are asked for.
     doubt: u32,
     /// Deaths in a row with nothing unanswered.
@@ -148,6 +178,8 @@ impl Suspects {
             needs_ping: false,
             has_pinged: false,
             convicted: VecDeque::new(),
+            parole: Parole::default(),
+            mute: Mute::default(),
             doubt: 0,
             bare: 0,
             hint: false,
@@ -166,12 +198,49 @@ impl Suspects {
 
     /// Whether a message may leave now.
     pub(super) fn may_publish(&mut self, owner: SubscriberId, topic: &TopicName, now: Instant) -> bool {
-        self.suspects.is_empty() || self.may_send(|item| item.is_publish(owner, topic), now)
+        if self.suspects.is_empty() && self.parole.is_empty() && self.mute.is_empty() {
+            return true;
+        }
+        match self.parole.standing(owner) {
+            Standing::Free => {}
+            Standing::Held(_) => return false,
+            Standing::OnProbation(_) => self.put_to_the_test(owner, topic),
+        }
+        !self.is_mute(|item| item.is_publish(owner, topic)) && self.may_send(|item| item.is_publish(owner, topic), now)
     }
 
     /// Whether a SUBSCRIBE may leave now.
     pub(super) fn may_subscribe(&mut self, filter: &TopicFilter, now: Instant) -> bool {
-        self.suspects.is_empty() || self.may_send(|item| item.is_subscribe(filter), now)
+        if self.suspects.is_empty() && self.mute.is_empty() {
+            return true;
+        }
+        !self.is_mute(|item| item.is_subscribe(filter)) && self.may_send(|item| item.is_subscribe(filter), now)
+    }
+
+    /// What a plugin on probation sends is tried, as if it had a strike.
+    fn put_to_the_test(&mut self, owner: SubscriberId, topic: &TopicName) {
+        if self.suspects.iter().all(|suspect| !suspect.item.is_publish(owner, topic)) {
+            let item = Item::Publish { owner, topic: topic.clone() };
+            self.suspects.push(Suspect { item, strikes: 1, fatal_after: None });
+            self.needs_ping |= !self.has_ponged;
+        }
+    }
+
+    /// One is under way that the broker may never answer.
+    fn is_mute(&self, is: impl Fn(&Item) -> bool) -> bool {
+        !self.mute.is_empty()
+            && self
+                .unanswered
+                .iter()
+                .any(|sent| is(&sent.item) && sent.until.is_none() && self.mute.contains(&sent.item))
+    }
+
+    /// The broker has not answered it on this connection, for as long as is borne; `others`: what
+    /// was sent later was answered.
+    pub(super) fn was_unanswered(&mut self, item: &Item, others: bool, now: Instant) {
+        if self.mute.was_unanswered(item, others) {
+            self.convict(&item.clone(), Charge::NeverAnswers, now);
+        }
     }
 
     fn may_send(&mut self, is: impl Fn(&Item) -> bool, now: Instant) -> bool {
@@ -272,6 +341,10 @@ impl Suspects {
 
     /// It is innocent.
     fn clear(&mut self, item: &Item) {
+        self.mute.answered(item);
+        if let Item::Publish { owner, .. } = item {
+            self.parole.proved(*owner);
+        }
         if self.before.is_empty() && self.suspects.is_empty() {
             return;
         }
@@ -293,8 +366,24 @@ impl Suspects {
         settles.or_else(|| self.control_ends().filter(|_| is_held)).filter(|at| *at > now)
     }
 
-    /// The connection is gone.
-    pub(super) fn died(&mut self, now: Instant, how: Death) {
+    /// When a plugin that is held may be tried, if one is.
+    pub(super) fn next_release(&self) -> Option<Instant> {
+        self.parole.next_release()
+    }
+
+    /// A plugin that is held no longer: its messages are tried, one at a time.
+    pub(super) fn release(&mut self, now: Instant) -> Option<SubscriberId> {
+        self.parole.release(now)
+    }
+
+    /// Somebody answers for the plugin.
+    pub(super) fn pardon(&mut self, plugin: SubscriberId, now: Instant) {
+        self.parole.pardon(plugin, now);
+    }
+
+    /// The connection is gone. True: because of what was on trial, so there is no reason to wait long
+    /// before the next.
+    pub(super) fn died(&mut self, now: Instant, how: Death) -> bool {
         self.forget_settled(now);
         let unanswered = self.take_unanswered();
         let lived = self.connected.take().map(|connected| now.saturating_duration_since(connected));
@@ -306,15 +395,22 @@ impl Suspects {
         self.is_clearing = false;
         if matches!(how, Death::Other | Death::TakenOver) {
             self.calm_down();
-            return;
+            return false;
         }
-        match trial {
+        let is_explained = match trial {
             Some(trial) => self.strike(&trial, now, how),
             // It died while the suspect was held back, or before it came: the network is bad.
-            None if self.suspects.iter().any(|suspect| suspect.strikes > 0) => self.doubt(),
-            None => self.suspect(&unanswered, how),
-        }
+            None if self.suspects.iter().any(|suspect| suspect.strikes > 0) => {
+                self.doubt();
+                false
+            }
+            None => {
+                self.suspect(&unanswered, how, now);
+                false
+            }
+        };
         self.before = unanswered;
+        is_explained
     }
 
     fn take_unanswered(&mut self) -> Vec<Item> {
@@ -327,9 +423,10 @@ impl Suspects {
         items
     }
 
-    /// Twice in a row is worth a trial.
-    fn suspect(&mut self, unanswered: &[Item], how: Death) {
-        let common: Vec<_> = unanswered.iter().filter(|item| self.before.contains(item)).collect();
+    /// Twice in a row is worth a trial; of a plugin that is known for it, once.
+    fn suspect(&mut self, unanswered: &[Item], how: Death, now: Instant) {
+        let is_known = |item: &Item| matches!(item, Item::Publish { owner, .. } if self.parole.is_known(*owner, now));
+        let common: Vec<_> = unanswered.iter().filter(|item| self.before.contains(item) || is_known(item)).collect();
         let was_alone = unanswered.len() == 1 && self.before.len() == 1;
         for item in &common {
             if self.suspects.iter().all(|suspect| suspect.item != **item) {
@@ -338,31 +435,42 @@ impl Suspects {
             }
         }
         if let ([item], Death::Blamed) = (unanswered, how) {
-            self.convict(&item.clone());
+            self.convict(&item.clone(), Charge::Closes, now);
         }
     }
 
     /// The connection died while a suspect was the only thing unanswered.
-    fn strike(&mut self, trial: &Trial, now: Instant, how: Death) {
+    fn strike(&mut self, trial: &Trial, now: Instant, how: Death) -> bool {
         let after = now.saturating_duration_since(trial.sent);
-        let Some(suspect) = self.suspects.iter_mut().find(|suspect| suspect.item == trial.item) else { return };
+        let Some(suspect) = self.suspects.iter_mut().find(|suspect| suspect.item == trial.item) else { return false };
         let first = *suspect.fatal_after.get_or_insert(after);
         let is_alike = after <= PROMPT && after.abs_diff(first) <= SLACK.max(first / 2);
         if !is_alike {
             self.doubt();
-            return;
+            return false;
         }
         suspect.strikes += 1;
         if suspect.strikes >= STRIKES + self.doubt || how == Death::Blamed {
             let item = suspect.item.clone();
-            self.convict(&item);
+            self.convict(&item, Charge::Closes, now);
         }
+        true
     }
 
-    fn convict(&mut self, item: &Item) {
+    fn convict(&mut self, item: &Item, charge: Charge, now: Instant) {
         self.suspects.retain(|suspect| suspect.item != *item);
         self.before.retain(|other| other != item);
-        self.convicted.push_back(item.clone());
+        let mut held = None;
+        if let Item::Publish { owner, .. } = item {
+            held = self.parole.convicted(*owner, now);
+            if held.is_some() {
+                // What else it has under way is held, too, and can't be tried.
+                let is_its = |item: &Item| matches!(item, Item::Publish { owner: other, .. } if other == owner);
+                self.suspects.retain(|suspect| !is_its(&suspect.item));
+                self.before.retain(|other| !is_its(other));
+            }
+        }
+        self.convicted.push_back(Conviction { item: item.clone(), charge, held });
     }
 
     fn doubt(&mut self) {
@@ -376,7 +484,7 @@ impl Suspects {
     }
 
     /// What has been convicted, once.
-    pub(super) fn convicted(&mut self) -> Option<Item> {
+    pub(super) fn convicted(&mut self) -> Option<Conviction> {
         self.convicted.pop_front()
     }
 

@@ -26,7 +26,7 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 pub(super) use self::disk::Disk;
-use self::{disk::Tickets, inbox::HOLD};
+use self::{disk::Tickets, inbox::HOLD, send::too_old};
 use super::{
     Attached, Command, LinkSettings, LinkState, LinkStatus, Notice, Phase,
     backoff::Backoff,
@@ -177,7 +177,9 @@ impl Task {
                     }
                 }
             };
-            self.went_down(&error, stood);
+            if self.went_down(&error, stood) {
+                backoff.is_explained();
+            }
             let pause = backoff.pause(stood);
             next_attempt = Instant::now() + pause;
             let (attempt, wait) = (backoff.failures(), humantime::format_duration(rounded(pause)));
@@ -205,7 +207,8 @@ impl Task {
             if may_connect && Instant::now() >= until {
                 return true;
             }
-            let deadline = [Some(until).filter(|_| may_connect), self.sweep_at].into_iter().flatten().min();
+            let deadline = [Some(until).filter(|_| may_connect), self.sweep_at, self.suspects.next_release()];
+            let deadline = deadline.into_iter().flatten().min();
             select! {
                 changed = self.phase.changed() => if changed.is_err() { return false },
                 command = self.commands.recv() => match command {
@@ -305,6 +308,7 @@ impl Task {
             closing,
             self.session.look_at(),
             self.suspects.next_deadline(Instant::now()),
+            self.suspects.next_release(),
             self.sweep_at,
             hold,
         ];
@@ -321,7 +325,7 @@ impl Task {
         }
         if self.session.look_at().is_some_and(|at| at <= now) {
             match self.session.overdue(now) {
-                Overdue::GiveUp(request) => return Err(self.unanswered(&request)),
+                Overdue::GiveUp { packet_id, request, others } => self.unanswered(packet_id, request, others, now)?,
                 // MQTT 5 forbids to repeat on the same connection (MQTT-4.4.0-1).
                 Overdue::Repeat(_) if self.settings.protocol == Version::V5 => {}
                 Overdue::Repeat(packet_ids) => self.repeat(&packet_ids, connection)?,
@@ -340,10 +344,10 @@ impl Task {
         {
             self.sweep_at = Some(Instant::now() + SWEEP);
             while let Some((seq, entry)) = self.outbox.take_older(max_age) {
-                let age = humantime::format_duration(rounded(max_age));
-                self.give_up(seq, entry, format!("it waited longer than {age} (`outbox.max_age`)"), None);
+                self.give_up(seq, entry, too_old(Some(max_age)), None);
             }
         }
+        self.release_held();
     }
 
     fn came_up(&mut self, connection: &Connection) {
@@ -366,10 +370,12 @@ impl Task {
         info!("connect success: {}", connection.info);
     }
 
-    fn went_down(&mut self, error: &LinkError, stood: Option<Duration>) {
+    /// True: something this side has sent is why.
+    fn went_down(&mut self, error: &LinkError, stood: Option<Duration>) -> bool {
+        let mut is_explained = false;
         if stood.is_some() {
             self.outbox.went_down();
-            self.blame(error);
+            is_explained = self.blame(error);
         }
         if !self.settings.store_qos0 {
             for entry in self.outbox.take_qos0() {
@@ -378,6 +384,7 @@ impl Task {
         }
         let state = LinkState::Down { reason: error.to_string().into() };
         self.status.send_replace(LinkStatus { state, since: Instant::now() });
+        is_explained
     }
 
     fn apply(&mut self, command: Command, connected: bool) {

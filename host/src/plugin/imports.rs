@@ -103,7 +103,7 @@ impl From<NotTaken> for mqtt::PublishError {
             NotTaken::Breach(Breach::Unsupported(why)) => Self::Unsupported(why),
             NotTaken::Breach(Breach::Malformed(why)) => Self::Other(why),
             NotTaken::Full => Self::OutboxFull,
-            NotTaken::Held(_) => Self::Held(error.to_string()),
+            NotTaken::Held(_) | NotTaken::AllHeld => Self::Held(error.to_string()),
             NotTaken::Ended => Self::Other(error.to_string()),
         }
     }

@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Instant,
 };
 
 use tokio::sync::oneshot;
@@ -249,6 +250,7 @@ impl Task {
         let Some(owner) = self.client_named(&name) else { return };
         let Some(client) = self.clients.get(&owner) else { return };
         client.held.release(&record.message.topic);
+        self.suspects.pardon(owner, Instant::now());
         let reservation = client.share.adopt(record.message.cost());
         let Record { message, number, age } = record;
         let tracked = client.tracked;

@@ -1,11 +1,19 @@
 //! What leaves: acknowledgements, requests, messages. Everything is sent from here.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::warn;
 
 use super::{
-    super::{client::Notice, codec::EncodeError, connect::Connection, error::LinkError, session::Request},
+    super::{
+        client::Notice,
+        codec::EncodeError,
+        connect::Connection,
+        departure::{self, Departure},
+        error::LinkError,
+        session::Request,
+        suspects::Item,
+    },
     Clock, Task,
 };
 use crate::{
@@ -62,19 +70,12 @@ impl Task {
 
     /// Encodes the next message, if there is one that may leave.
     fn send_next(&mut self, connection: &mut Connection, clock: &mut Clock, now: Instant) -> Sent {
-        if let Some((packet_id, seq)) = self.session.peek_again() {
-            return self.send_again(packet_id, seq, connection, clock, now);
-        }
-        if self.session.has_again() {
-            return Sent::No;
-        }
-        let (window, pace) = (self.session.window_is_open(), clock.next_drain.is_none());
-        let suspects = &mut self.suspects;
-        let head = self.outbox.peek(pace, |entry, _| {
-            (window || entry.message.qos == Qos::AtMostOnce)
-                && suspects.may_publish(entry.owner, &entry.message.topic, now)
-        });
-        let Some(head) = head else { return Sent::No };
+        let pace = clock.next_drain.is_none();
+        let head = match departure::next(&self.session, &mut self.outbox, &mut self.suspects, pace, now) {
+            None => return Sent::No,
+            Some(Departure::Again(packet_id, seq)) => return self.send_again(packet_id, seq, connection, clock, now),
+            Some(Departure::New(head)) => head,
+        };
         let (seq, entry, is_backlog) = (head.seq, head.entry, head.is_backlog);
         if entry.is_expired() {
             if let Some((seq, entry)) = self.outbox.pop() {
@@ -135,18 +136,28 @@ impl Task {
             self.session.end(packet_id);
             return Sent::Yes;
         };
-        let (owner, topic) = (entry.owner, entry.message.topic.clone());
-        if !self.suspects.may_publish(owner, &topic, now) {
-            return Sent::No;
+        let max_age = self.settings.max_age;
+        if entry.is_expired() || max_age.is_some_and(|max_age| entry.age.elapsed() > max_age) {
+            let reason = match entry.is_expired() {
+                true => "its message expiry passed before the broker acknowledged it".to_owned(),
+                false => too_old(max_age),
+            };
+            self.session.end(packet_id);
+            if let Some(entry) = self.outbox.settle(seq) {
+                self.give_up(seq, entry, reason, None);
+            }
+            return Sent::Yes;
         }
         if let Err(until) = self.pace.allow(now, entry.message.payload.len()) {
             clock.pause = Some(until);
             return Sent::No;
         }
-        match connection.codec.publish(&entry.message, packet_id, true, &mut connection.wire.outbound) {
+        let message = entry.aged();
+        let message = message.as_ref().unwrap_or(&entry.message);
+        match connection.codec.publish(message, packet_id, true, &mut connection.wire.outbound) {
             Ok(()) => {
-                self.session.send_again(now);
-                self.suspects.published(owner, &topic, true, now);
+                self.session.sent_again(packet_id, now);
+                self.suspects.published(entry.owner, &entry.message.topic, true, now);
             }
             Err(error) => {
                 self.session.end(packet_id);
@@ -175,8 +186,37 @@ impl Task {
         Ok(())
     }
 
-    pub(super) fn unanswered(&self, request: &Request) -> LinkError {
-        LinkError::Unanswered { what: name(request), times: 3, timeout: self.settings.operation_timeout }
+    /// The broker has not answered a request for as long as is borne. `others`: it has answered what
+    /// was sent later. What comes out ends the connection.
+    pub(super) fn unanswered(
+        &mut self,
+        packet_id: u16,
+        request: Request,
+        others: bool,
+        now: Instant,
+    ) -> Result<(), LinkError> {
+        let what = name(&request);
+        match request {
+            Request::Publish(seq) => {
+                if let Some(entry) = self.outbox.in_flight(seq) {
+                    let item = Item::Publish { owner: entry.owner, topic: entry.message.topic.clone() };
+                    self.suspects.was_unanswered(&item, others, now);
+                }
+            }
+            Request::Subscribe(subscriptions) => {
+                for to in subscriptions {
+                    self.suspects.was_unanswered(&Item::Subscribe(to.filter), others, now);
+                }
+            }
+            // Whatever the broker does about it: what it still sends for these finds nobody.
+            Request::Unsubscribe(filters) => {
+                warn!("the broker does not answer {what}; it counts as answered");
+                self.session.end(packet_id);
+                self.unsubscribed(filters);
+                return Ok(());
+            }
+        }
+        Err(LinkError::Unanswered { what, times: 3, timeout: self.settings.operation_timeout })
     }
 
     fn unsendable(&mut self, seq: Seq, entry: Entry, error: &EncodeError) {
@@ -208,6 +248,11 @@ impl Task {
             warn!(client = entry.owner, dropped = client.dropped, topic = %entry.message.topic, "no connection: QoS 0 messages were dropped (`qos0_offline`)");
         }
     }
+}
+
+pub(super) fn too_old(max_age: Option<Duration>) -> String {
+    let age = humantime::format_duration(super::rounded(max_age.unwrap_or_default()));
+    format!("it waited longer than {age} (`outbox.max_age`)")
 }
 
 /// The packet of a request, for people.
