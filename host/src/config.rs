@@ -28,6 +28,7 @@ use crate::{
     plugin::{Dir, Wasi, compile::CompileLimits},
     rate::Rate,
     signature::TrustedKeys,
+    text,
 };
 
 /// A whole configuration, checked.
@@ -311,9 +312,11 @@ fn link(
         .parse()
         .map_err(|error| format!("link.url: {error}"))?;
     let client_id = link.client_id.clone().ok_or("link.client_id is missing: the device's name at the broker")?;
-    if client_id.is_empty() || client_id.len() > 65_535 || client_id.contains('\0') {
-        return Err("link.client_id: 1 to 65535 bytes without NUL (AWS IoT Core: at most 128)".into());
+    if client_id.is_empty() {
+        return Err("link.client_id is empty: the device's name at the broker (AWS IoT Core: at most 128 bytes)".into());
     }
+    text::check(&client_id).map_err(|cause| format!("link.client_id: {cause}"))?;
+    text::check(link.username.as_deref().unwrap_or_default()).map_err(|cause| format!("link.username: {cause}"))?;
     let identity = match (&link.cert, &link.key) {
         (Some(cert), Some(key)) => Some((folder.join(cert), folder.join(key))),
         (None, None) => None,
@@ -340,6 +343,11 @@ fn link(
             Some(Secret(text.trim_end_matches(['\r', '\n']).into()))
         }
     };
+    if password.is_some() && link.username.is_none() && link.protocol == file::Protocol::V311 {
+        return Err("link.password_file is set and link.username is not: MQTT 3.1.1 has no password without a user \
+                    name; set `username`, or protocol = \"5\""
+            .into());
+    }
     let profile = match link.profile {
         Some(file::Profile::AwsIot) => Profile::AwsIot,
         Some(file::Profile::Generic) => Profile::Generic,
@@ -587,6 +595,11 @@ mod tests {
             ("cert = \"a.pem\"", vec!["link.key is not"]),
             ("key = \"a.pem\"", vec!["link.cert is not"]),
             ("password_file = \"no.where\"", vec!["password_file", "/etc/alphorn/no.where"]),
+            (
+                "protocol = \"3.1.1\"\npassword_file = \"/dev/null\"",
+                vec!["link.password_file", "link.username", "3.1.1"],
+            ),
+            ("username = \"a\\u0007\"", vec!["link.username", "U+0007"]),
             ("backoff = { min = \"0s\" }", vec!["link.backoff"]),
             ("[plugin.a]", vec!["did you mean `plugins`?"]),
             ("[plugins.a]", vec!["plugins.a", "`component` is missing"]),

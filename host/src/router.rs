@@ -42,6 +42,19 @@ pub struct Router {
     identifiers: BTreeMap<TopicFilter, u32>,
     trie: Node,
     last_identifier: u32,
+    /// Counts the times that the broker was asked while nothing else was being asked for.
+    round: u64,
+}
+
+/// What the broker is being asked for when a subscriber asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnderWay {
+    /// Nothing: what it sends of the messages it keeps is for the one who asks.
+    Nothing,
+    /// Other filters.
+    Others,
+    /// The same filter, so what it sends is for more than one.
+    This,
 }
 
 #[derive(Debug)]
@@ -51,6 +64,8 @@ struct Entry {
     /// Who asked last: the broker sends kept messages again at each SUBSCRIBE, and
     /// they are for the one who asked. None: for all of them.
     asked_last: Option<SubscriberId>,
+    /// In which round that was.
+    round: u64,
 }
 
 /// One level of the topic tree.
@@ -67,9 +82,17 @@ struct Node {
 
 impl Router {
     /// Records the subscription. The broker has to be asked each time: it then sends
-    /// the messages it keeps. `asked`: it is being asked for this filter already, so
-    /// what it sends is not for the newest subscriber alone.
-    pub fn subscribe(&mut self, subscriber: SubscriberId, filter: TopicFilter, qos: Qos, asked: bool) -> Subscription {
+    /// the messages it keeps.
+    pub fn subscribe(
+        &mut self,
+        subscriber: SubscriberId,
+        filter: TopicFilter,
+        qos: Qos,
+        under_way: UnderWay,
+    ) -> Subscription {
+        if under_way == UnderWay::Nothing {
+            self.round += 1;
+        }
         let identifier = match self.identifiers.get(&filter) {
             Some(identifier) => *identifier,
             None => self.insert(filter.clone()),
@@ -78,13 +101,15 @@ impl Router {
             filter,
             subscribers: Vec::new(),
             asked_last: None,
+            round: 0,
         });
         match entry.subscribers.iter_mut().find(|(known, _)| *known == subscriber) {
             Some((_, wanted)) => *wanted = qos,
             None => entry.subscribers.push((subscriber, qos)),
         }
-        let alone = !asked || entry.asked_last == Some(subscriber);
+        let alone = under_way != UnderWay::This || entry.asked_last == Some(subscriber);
         entry.asked_last = alone.then_some(subscriber);
+        entry.round = self.round;
         entry.subscription(identifier)
     }
 
@@ -121,12 +146,12 @@ impl Router {
         if !self.identifiers.contains_key(&filter) && !self.entries.contains_key(&identifier) {
             self.last_identifier = identifier.saturating_sub(1);
         }
-        self.subscribe(subscriber, filter, qos, true);
+        self.subscribe(subscriber, filter, qos, UnderWay::This);
     }
 
     /// A broker that has lost the session is sent the whole table: what it keeps is for all.
     pub fn ask_for_all(&mut self) {
-        self.entries.values_mut().for_each(|entry| entry.asked_last = None);
+        self.entries.values_mut().for_each(|entry| (entry.asked_last, entry.round) = (None, self.round));
     }
 
     /// What the broker is asked for under this filter.
@@ -203,10 +228,17 @@ impl Router {
         // The broker may still send numbers that an earlier run of the host gave.
         let ours = |identifier: &&u32| self.entries.get(identifier).is_some_and(|entry| entry.filter.matches(topic));
         let mut named = identifiers.iter().filter(ours).peekable();
+        let dollar = topic.as_str().starts_with('$');
         if named.peek().is_some() {
             named.for_each(|identifier| add(*identifier));
+        } else if kept {
+            // It is for whoever asked last, by whichever of these filters.
+            let mut matching = Vec::new();
+            self.trie.find(&mut topic.levels(), dollar, &mut |identifier| matching.push(identifier));
+            let round = |identifier: &u32| self.entries.get(identifier).map(|entry| entry.round);
+            let last = matching.iter().map(round).max();
+            matching.into_iter().filter(|identifier| Some(round(identifier)) == last).for_each(add);
         } else {
-            let dollar = topic.as_str().starts_with('$');
             self.trie.find(&mut topic.levels(), dollar, &mut add);
         }
         // A filter has each of its subscribers once.
@@ -362,8 +394,8 @@ mod tests {
     #[test]
     fn identical_filters_are_one_subscription_at_the_highest_qos() {
         let mut router = Router::default();
-        let first = router.subscribe(1, filter("a/+"), Qos::AtMostOnce, false);
-        let second = router.subscribe(2, filter("a/+"), Qos::AtLeastOnce, false);
+        let first = router.subscribe(1, filter("a/+"), Qos::AtMostOnce, UnderWay::Nothing);
+        let second = router.subscribe(2, filter("a/+"), Qos::AtLeastOnce, UnderWay::Nothing);
         assert_eq!(first.identifier, second.identifier);
         assert_eq!(second.qos, Qos::AtLeastOnce);
         assert_eq!(router.wanted(false), vec![second]);
@@ -375,9 +407,9 @@ mod tests {
     #[test]
     fn a_subscriber_with_overlapping_filters_gets_one_copy_of_one_arrival() {
         let mut router = Router::default();
-        router.subscribe(1, filter("a/#"), Qos::AtLeastOnce, false);
-        router.subscribe(1, filter("a/b"), Qos::AtLeastOnce, false);
-        router.subscribe(2, filter("+/b"), Qos::AtLeastOnce, false);
+        router.subscribe(1, filter("a/#"), Qos::AtLeastOnce, UnderWay::Nothing);
+        router.subscribe(1, filter("a/b"), Qos::AtLeastOnce, UnderWay::Nothing);
+        router.subscribe(2, filter("+/b"), Qos::AtLeastOnce, UnderWay::Nothing);
         assert_eq!(find(&router, "a/b"), [1, 2]);
         assert_eq!(find(&router, "a"), [1]);
         assert_eq!(find(&router, "c"), [0; 0]);
@@ -386,8 +418,8 @@ mod tests {
     #[test]
     fn identifiers_tell_copies_apart() {
         let mut router = Router::default();
-        let wide = router.subscribe(1, filter("a/#"), Qos::AtLeastOnce, false).identifier;
-        let narrow = router.subscribe(2, filter("a/b"), Qos::AtLeastOnce, false).identifier;
+        let wide = router.subscribe(1, filter("a/#"), Qos::AtLeastOnce, UnderWay::Nothing).identifier;
+        let narrow = router.subscribe(2, filter("a/b"), Qos::AtLeastOnce, UnderWay::Nothing).identifier;
         assert_eq!(find_with(&router, "a/b", &[wide], false), [1]);
         assert_eq!(find_with(&router, "a/b", &[narrow], false), [2]);
         assert_eq!(find_with(&router, "a/b", &[wide, narrow], false), [1, 2]);
@@ -398,8 +430,8 @@ mod tests {
     #[test]
     fn kept_messages_go_to_the_one_who_asked_last() {
         let mut router = Router::default();
-        router.subscribe(1, filter("a"), Qos::AtLeastOnce, false);
-        router.subscribe(2, filter("a"), Qos::AtLeastOnce, false);
+        router.subscribe(1, filter("a"), Qos::AtLeastOnce, UnderWay::Nothing);
+        router.subscribe(2, filter("a"), Qos::AtLeastOnce, UnderWay::Nothing);
         assert_eq!(find_with(&router, "a", &[], true), [2]);
         assert_eq!(find_with(&router, "a", &[], false), [1, 2]);
         router.ask_for_all();
@@ -409,9 +441,26 @@ mod tests {
     #[test]
     fn kept_messages_go_to_all_who_asked_at_the_same_time() {
         let mut router = Router::default();
-        router.subscribe(1, filter("a"), Qos::AtLeastOnce, false);
-        router.subscribe(2, filter("a"), Qos::AtLeastOnce, true);
+        router.subscribe(1, filter("a"), Qos::AtLeastOnce, UnderWay::Nothing);
+        router.subscribe(2, filter("a"), Qos::AtLeastOnce, UnderWay::This);
         assert_eq!(find_with(&router, "a", &[], true), [1, 2]);
+    }
+
+    /// Where copies can't be told apart, what a late subscriber's narrower filter brings is its alone.
+    #[test]
+    fn kept_messages_go_to_the_filter_that_was_asked_for_last() {
+        let mut router = Router::default();
+        router.subscribe(1, filter("a/#"), Qos::AtLeastOnce, UnderWay::Nothing);
+        router.subscribe(2, filter("a/b"), Qos::AtLeastOnce, UnderWay::Nothing);
+        assert_eq!(find_with(&router, "a/b", &[], true), [2]);
+        assert_eq!(find_with(&router, "a/c", &[], true), [1], "late, but nobody else's");
+        assert_eq!(find_with(&router, "a/b", &[], false), [1, 2]);
+        router.subscribe(3, filter("+/b"), Qos::AtLeastOnce, UnderWay::Others);
+        assert_eq!(find_with(&router, "a/b", &[], true), [2, 3], "asked for at the same time");
+        router.subscribe(1, filter("a/#"), Qos::AtLeastOnce, UnderWay::Nothing);
+        assert_eq!(find_with(&router, "a/b", &[], true), [1]);
+        router.ask_for_all();
+        assert_eq!(find_with(&router, "a/b", &[], true), [1, 2, 3]);
     }
 
     fn wanted(router: &Router, merged: bool) -> Vec<(String, Qos)> {
@@ -432,12 +481,12 @@ mod tests {
             ("$SYS/x", Zero),
             ("+/b", Zero),
         ] {
-            router.subscribe(1, filter(text), qos, false);
+            router.subscribe(1, filter(text), qos, UnderWay::Nothing);
         }
         assert_eq!(wanted(&router, false).len(), 8);
         let expected = [("$SYS/x", Zero), ("$share/g/a/b", Zero), ("+/b", Zero), ("a/#", One), ("b/+", Zero)];
         assert_eq!(wanted(&router, true), expected.map(|(text, qos)| (text.to_owned(), qos)));
-        router.subscribe(2, filter("#"), Zero, false);
+        router.subscribe(2, filter("#"), Zero, UnderWay::Nothing);
         let expected = [("#", One), ("$SYS/x", Zero), ("$share/g/a/b", Zero)];
         assert_eq!(wanted(&router, true), expected.map(|(text, qos)| (text.to_owned(), qos)));
         router.unsubscribe(2, &filter("#"));
@@ -448,12 +497,12 @@ mod tests {
     #[test]
     fn a_plan_leaves_alone_what_is_in_place() {
         let mut router = Router::default();
-        let kept = router.subscribe(1, filter("kept"), Qos::AtLeastOnce, false);
-        let raised = router.subscribe(1, filter("raised"), Qos::AtMostOnce, false);
-        let gone = router.subscribe(1, filter("gone"), Qos::AtMostOnce, false);
+        let kept = router.subscribe(1, filter("kept"), Qos::AtLeastOnce, UnderWay::Nothing);
+        let raised = router.subscribe(1, filter("raised"), Qos::AtMostOnce, UnderWay::Nothing);
+        let gone = router.subscribe(1, filter("gone"), Qos::AtMostOnce, UnderWay::Nothing);
         let there = [kept, raised, gone].map(|subscription| (subscription.filter.clone(), subscription));
-        router.subscribe(2, filter("raised"), Qos::AtLeastOnce, false);
-        router.subscribe(2, filter("new"), Qos::AtLeastOnce, false);
+        router.subscribe(2, filter("raised"), Qos::AtLeastOnce, UnderWay::Nothing);
+        router.subscribe(2, filter("new"), Qos::AtLeastOnce, UnderWay::Nothing);
         router.unsubscribe(1, &filter("gone"));
         let plan = Plan::between(&there.into(), &router.wanted(false));
         let asked: Vec<_> = plan.subscribe.iter().map(|subscription| subscription.filter.as_str()).collect();
@@ -469,7 +518,9 @@ mod tests {
         assert_eq!(router.subscription(&filter("b")).unwrap().identifier, 7);
         assert_eq!(router.subscription(&filter("a")).unwrap().identifier, 3);
         let identifiers: std::collections::HashSet<_> = (0..10)
-            .map(|number| router.subscribe(1, filter(&format!("n/{number}")), Qos::AtMostOnce, false).identifier)
+            .map(|number| {
+                router.subscribe(1, filter(&format!("n/{number}")), Qos::AtMostOnce, UnderWay::Nothing).identifier
+            })
             .collect();
         assert!(identifiers.len() == 10 && !identifiers.contains(&7) && !identifiers.contains(&3));
         assert_eq!(find(&router, "b"), [1, 2]);
@@ -478,8 +529,8 @@ mod tests {
     #[test]
     fn shared_subscriptions_match_by_the_filter_within() {
         let mut router = Router::default();
-        let shared = router.subscribe(1, filter("$share/group/jobs/+"), Qos::AtLeastOnce, false);
-        router.subscribe(2, filter("jobs/#"), Qos::AtLeastOnce, false);
+        let shared = router.subscribe(1, filter("$share/group/jobs/+"), Qos::AtLeastOnce, UnderWay::Nothing);
+        router.subscribe(2, filter("jobs/#"), Qos::AtLeastOnce, UnderWay::Nothing);
         assert_eq!(find(&router, "jobs/1"), [1, 2]);
         assert_eq!(find_with(&router, "jobs/1", &[shared.identifier], false), [1]);
     }
@@ -487,9 +538,9 @@ mod tests {
     #[test]
     fn wildcards_do_not_reach_the_brokers_and_the_hosts_topics() {
         let mut router = Router::default();
-        router.subscribe(1, filter("#"), Qos::AtLeastOnce, false);
-        router.subscribe(2, filter("alphorn/+/status"), Qos::AtLeastOnce, false);
-        router.subscribe(3, filter("$SYS/#"), Qos::AtLeastOnce, false);
+        router.subscribe(1, filter("#"), Qos::AtLeastOnce, UnderWay::Nothing);
+        router.subscribe(2, filter("alphorn/+/status"), Qos::AtLeastOnce, UnderWay::Nothing);
+        router.subscribe(3, filter("$SYS/#"), Qos::AtLeastOnce, UnderWay::Nothing);
         assert_eq!(find(&router, "alphorn/x/status"), [2]);
         assert_eq!(find(&router, "$SYS/a"), [3]);
     }
@@ -497,10 +548,10 @@ mod tests {
     #[test]
     fn removing_a_subscriber_leaves_what_others_want() {
         let mut router = Router::default();
-        router.subscribe(1, filter("a"), Qos::AtLeastOnce, false);
-        router.subscribe(1, filter("b"), Qos::AtLeastOnce, false);
-        router.subscribe(2, filter("b"), Qos::AtLeastOnce, false);
-        router.subscribe(2, filter("c"), Qos::AtLeastOnce, false);
+        router.subscribe(1, filter("a"), Qos::AtLeastOnce, UnderWay::Nothing);
+        router.subscribe(1, filter("b"), Qos::AtLeastOnce, UnderWay::Nothing);
+        router.subscribe(2, filter("b"), Qos::AtLeastOnce, UnderWay::Nothing);
+        router.subscribe(2, filter("c"), Qos::AtLeastOnce, UnderWay::Nothing);
         assert_eq!(router.remove(1), [filter("a"), filter("b")]);
         assert_eq!((find(&router, "a"), find(&router, "b")), (vec![], vec![2]));
     }
@@ -513,7 +564,7 @@ mod tests {
             let mut router = Router::default();
             for text in filters {
                 if let Ok(filter) = TopicFilter::parse(text) {
-                    router.subscribe(1, filter, Qos::AtLeastOnce, false);
+                    router.subscribe(1, filter, Qos::AtLeastOnce, UnderWay::Nothing);
                 }
             }
             let name = TopicName::parse(topic).unwrap();
@@ -532,7 +583,7 @@ mod tests {
             let mut router = Router::default();
             let filters: Vec<_> = filters.iter().filter_map(|text| TopicFilter::parse(text.clone()).ok()).collect();
             for (subscriber, filter) in filters.iter().enumerate() {
-                router.subscribe(subscriber as u32, filter.clone(), Qos::AtLeastOnce, false);
+                router.subscribe(subscriber as u32, filter.clone(), Qos::AtLeastOnce, UnderWay::Nothing);
             }
             let name = TopicName::parse(topic.clone()).unwrap();
             let expected: Vec<_> =

@@ -52,7 +52,7 @@ pub(super) struct Link {
     pub(super) profile: Option<Profile>,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub(super) enum Protocol {
     #[serde(rename = "5")]
     V5,

@@ -227,6 +227,11 @@ impl Session {
         Some(in_flight.request)
     }
 
+    /// How many requests the broker has answered.
+    pub(super) fn answers(&self) -> u64 {
+        self.answers
+    }
+
     /// What is in flight under this id.
     pub(super) fn request(&self, packet_id: u16) -> Option<&Request> {
         Some(&self.requests.get(&packet_id)?.request)

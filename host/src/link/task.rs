@@ -80,6 +80,9 @@ pub(super) struct Task {
     /// Filters a client has asked for since, which the broker is sent again for the
     /// messages it keeps.
     asked: BTreeSet<TopicFilter>,
+    /// Filters the broker has granted and may still send kept messages for: it has answered nothing
+    /// since, beyond so many answers.
+    settling: Vec<(TopicFilter, u64)>,
     /// Filters the broker does not take on this connection.
     refused: BTreeSet<TopicFilter>,
     /// Filters over which the broker closes the connection.
@@ -148,6 +151,7 @@ impl Task {
             requests: VecDeque::new(),
             at_broker: BTreeMap::new(),
             asked: BTreeSet::new(),
+            settling: Vec::new(),
             refused: BTreeSet::new(),
             banned: BTreeSet::new(),
             needs_plan: true,
@@ -360,6 +364,7 @@ impl Task {
             self.outbox.rewind();
             self.forget_broker();
         }
+        self.settling.clear();
         self.refused.clone_from(&self.banned);
         self.needs_plan = true;
         self.outbox.went_up();

@@ -3,7 +3,7 @@
 use super::{Connection, ConnectionInfo, TlsInfo, broken};
 use crate::link::{
     LinkSettings,
-    codec::{Codec, Connect, Inbound},
+    codec::{Codec, ConnAck, Connect, Inbound},
     error::LinkError,
     tls,
     wire::{Turn, Wire},
@@ -49,6 +49,7 @@ pub(super) async fn greet(
         Inbound::ConnAck(Err(refusal)) | Inbound::Disconnect(refusal) => return Err(LinkError::Refused(refusal)),
         other => return Err(LinkError::NotMqtt(format!("expected CONNACK, got {other:?}"))),
     };
+    keeps_to_mqtt(&connack, connect.session_expiry.is_zero())?;
     if let Some(max) = connack.max_packet {
         codec.limit_outbound(max);
     }
@@ -61,6 +62,21 @@ pub(super) async fn greet(
         session_present: connack.session_present,
     };
     Ok(Connection { wire, codec, connack, info })
+}
+
+/// What a CONNACK must not say (sections 3.2.2.1.1, 3.2.2.3.3 and 3.2.2.3.6). With any of it there
+/// is no way to go on that both sides would understand alike.
+fn keeps_to_mqtt(connack: &ConnAck, is_clean_start: bool) -> Result<(), LinkError> {
+    let what = if connack.max_packet == Some(0) {
+        "it takes packets of at most 0 bytes"
+    } else if connack.receive_maximum == 0 {
+        "it takes no message of QoS 1 at a time"
+    } else if connack.session_present && is_clean_start {
+        "it still has a session, though it was asked for a clean start"
+    } else {
+        return Ok(());
+    };
+    Err(LinkError::NotMqtt(format!("its CONNACK says that {what}")))
 }
 
 /// Other protocols give themselves away by how they begin. A port that routes by ALPN (AWS

@@ -10,20 +10,14 @@ use super::{
 };
 use crate::{
     message::Qos,
-    router::{Plan, SubscriberId, Subscription},
+    router::{Plan, SubscriberId, Subscription, UnderWay},
     store::{Change, Wanted},
     topic::TopicFilter,
 };
 
 impl Task {
     pub(super) fn subscribe(&mut self, id: SubscriberId, filter: TopicFilter, qos: Qos) {
-        // It is being asked for already, so what the broker sends is not for this one alone.
-        let is_same = |subscription: &Subscription| subscription.filter == filter;
-        let under_way = self.asked.contains(&filter)
-            || self.session.requests().chain(&self.requests).any(|request| match request {
-                Request::Subscribe(subscriptions) => subscriptions.iter().any(is_same),
-                Request::Unsubscribe(_) | Request::Publish(_) => false,
-            });
+        let under_way = self.being_asked(&filter);
         let subscription = self.router.subscribe(id, filter.clone(), qos, under_way);
         let (filter_of, identifier) = (filter.clone(), subscription.identifier);
         self.change_of(id, |plugin| Change::Subscribed(Wanted { plugin, filter: filter_of, qos, identifier }));
@@ -35,6 +29,24 @@ impl Task {
         self.refused.remove(&filter);
         self.asked.insert(filter);
         self.needs_plan = true;
+    }
+
+    /// Whether the broker is being asked for a filter, or may still send what it keeps for one. A
+    /// broker does one thing after the other: when it has answered what was sent behind a
+    /// SUBSCRIBE, what it keeps is on its way.
+    fn being_asked(&mut self, filter: &TopicFilter) -> UnderWay {
+        let answers = self.session.answers();
+        self.settling.retain(|(_, at)| answers <= *at);
+        // What waits to be sent is among those asked for, or was asked for before this connection.
+        let settling = self.settling.iter().map(|(filter, _)| filter);
+        let mut under_way = UnderWay::Nothing;
+        for other in self.asked.iter().chain(settling).chain(self.asking().map(|to| &to.filter)) {
+            if other == filter {
+                return UnderWay::This;
+            }
+            under_way = UnderWay::Others;
+        }
+        under_way
     }
 
     pub(super) fn unsubscribe(&mut self, id: SubscriberId, filter: &TopicFilter) {
@@ -76,6 +88,10 @@ impl Task {
         }
         plan.unsubscribe.retain(|filter| !self.asked.contains(filter));
         let subscribe = self.permitted(plan.subscribe, there.len());
+        // What a filter stands for that goes, the one that takes its place has to bring: it goes when
+        // the broker has said yes to that one.
+        let asking: Vec<_> = self.asking().chain(&subscribe).map(|subscription| &subscription.filter).collect();
+        plan.unsubscribe.retain(|filter| !asking.iter().any(|other| other.contains(filter) || filter.contains(other)));
         let at_once = if identify { 1 } else { profile.filters_per_subscribe() };
         self.requests.clear();
         self.requests.extend(subscribe.chunks(at_once).map(|chunk| Request::Subscribe(chunk.to_vec())));
@@ -98,9 +114,14 @@ impl Task {
     }
 
     fn is_asking(&self, filter: &TopicFilter) -> bool {
-        self.session.requests().any(|request| match request {
-            Request::Subscribe(subscriptions) => subscriptions.iter().any(|to| to.filter == *filter),
-            Request::Unsubscribe(_) | Request::Publish(_) => false,
+        self.asking().any(|to| to.filter == *filter)
+    }
+
+    /// What the broker has been asked for and has not answered.
+    fn asking(&self) -> impl Iterator<Item = &Subscription> {
+        self.session.requests().flat_map(|request| match request {
+            Request::Subscribe(subscriptions) => subscriptions.as_slice(),
+            Request::Unsubscribe(_) | Request::Publish(_) => &[],
         })
     }
 
@@ -189,6 +210,7 @@ impl Task {
                             self.notify(id, Notice::Subscribed(filter.clone()));
                         }
                     }
+                    self.settling.push((filter.clone(), self.session.answers()));
                     self.change_at_broker(|| Change::AtBroker(subscription.clone()));
                     self.at_broker.insert(filter, subscription);
                 }
