@@ -5,12 +5,14 @@
 //! [`Client`] and a [`Mailbox`]: commands go one way, arrivals the other, and the
 //! [`LinkStatus`] can be watched. The link never waits for a client.
 
+mod arrivals;
 mod backoff;
 mod client;
 mod codec;
 mod connect;
 mod departure;
 mod error;
+mod intake;
 mod keep_alive;
 #[cfg(test)]
 mod model;
@@ -32,7 +34,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
     },
     thread,
     time::{Duration, Instant},
@@ -139,6 +141,8 @@ pub struct Link {
     status: watch::Receiver<LinkStatus>,
     phase: watch::Sender<Phase>,
     rules: Arc<Rules>,
+    /// Bytes of messages that mailboxes had no room for.
+    beyond: Arc<AtomicUsize>,
     /// What clients may have to wait for; None: nothing is kept on disk.
     commit: Option<Commit>,
     next_client: AtomicU32,
@@ -212,8 +216,8 @@ enum Command {
     Change(Box<Change>),
     Subscribe(SubscriberId, TopicFilter, Qos),
     Unsubscribe(SubscriberId, TopicFilter),
-    Handled(SubscriberId, session::Token),
-    Abandoned(SubscriberId, session::Token),
+    Handled(SubscriberId, arrivals::Token),
+    Abandoned(SubscriberId, arrivals::Token),
     /// Its mailbox is empty and its inbox is not.
     More(SubscriberId),
     Report(journal::Report),
@@ -285,7 +289,10 @@ impl Link {
         let runtime = Builder::new_current_thread().enable_all().event_interval(1).build()?;
         let handle = runtime.handle().clone();
         let span = info_span!("link", name = %settings.label);
-        let ends = task::Ends { commands: inbox, status: status_sender, phase: phases, rules: rules.clone() };
+        let (rules_of, beyond) = (rules.clone(), Arc::new(AtomicUsize::new(0)));
+        let beyond_of = beyond.clone();
+        let ends =
+            task::Ends { commands: inbox, status: status_sender, phase: phases, rules: rules_of, beyond: beyond_of };
         let task = task::Task::new(settings, ends, disk);
         let thread = thread::Builder::new().name("alphorn-link".into()).spawn(move || {
             runtime.block_on(task.run().instrument(span));
@@ -299,6 +306,7 @@ impl Link {
             status,
             phase,
             rules,
+            beyond,
             commit,
             next_client: AtomicU32::new(next_client),
             names: Mutex::new(names),
@@ -329,7 +337,7 @@ impl Link {
         };
         let Known { id, share, held } = known;
         share.set_limit(options.outbox_bytes);
-        let (sender, mailbox) = client::mailbox(id, self.commands.clone(), options);
+        let (sender, mailbox) = client::mailbox(id, self.commands.clone(), self.beyond.clone(), options);
         let attached = Attached {
             name: options.name.clone().filter(|_| commit.is_some()),
             mailbox: Some(sender),

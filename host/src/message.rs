@@ -2,7 +2,10 @@
 
 mod properties;
 
-use std::sync::Arc;
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
@@ -35,7 +38,21 @@ pub struct Message {
     pub properties: Option<Arc<Properties>>,
 }
 
+/// By which a message is recognised when it is sent again; never written to disk, since it may change
+/// with the compiler.
+pub(crate) fn digest(topic: &str, payload: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    topic.hash(&mut hasher);
+    payload.hash(&mut hasher);
+    hasher.finish()
+}
+
 impl Message {
+    /// By which it is recognised when it is sent again.
+    pub(crate) fn digest(&self) -> u64 {
+        digest(self.topic.as_str(), &self.payload)
+    }
+
     /// What the message takes from a budget of bytes: what the host keeps for it, whatever it is in.
     /// It follows from the message alone, so that it is the same once it was on disk.
     pub fn cost(&self) -> usize {

@@ -31,8 +31,8 @@ use redb::{
 };
 
 pub use self::change::{
-    Arrived, Change, DeadLetter, Entries, Installed, OnProbation, Page, Quarantined, Record, Restored, Saved, Taken,
-    Waiting, Wanted, Written,
+    Arrived, Change, DeadLetter, Entries, Installed, OnProbation, Page, Quarantined, Record, Repeatable, Restored,
+    Saved, Taken, Waiting, Wanted, Written,
 };
 use self::log::Log;
 use crate::{
@@ -142,6 +142,8 @@ const SUBSCRIPTIONS: TableDefinition<'_, (&str, &str), (bool, u32)> = TableDefin
 const AT_BROKER: TableDefinition<'_, &str, (bool, u32)> = TableDefinition::new("at-broker");
 /// The highest numbers, and the last moment.
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+/// In it: up to which number messages arrived in an earlier session.
+const SESSION: &str = "session";
 
 const FILE: &str = "alphorn.redb";
 
@@ -360,6 +362,25 @@ impl Store {
                 reason: body.reason.to_owned(),
             });
         }
+        let session = number(SESSION)?;
+        for table in [INBOX, DEAD] {
+            let table = read.open_table(table).map_err(redb::Error::from)?;
+            for row in table.iter().map_err(redb::Error::from)? {
+                let (key, value) = row.map_err(redb::Error::from)?;
+                let ((plugin, number), value) = (key.value(), value.value());
+                let body = Some(value).filter(|_| number > session).and_then(|value| record::decode(value).ok());
+                if let Some((body, _)) = body.filter(|(body, _)| body.packet_id != 0) {
+                    let (plugin, packet_id, digest) = (plugin.into(), body.packet_id, body.digest());
+                    restored.repeatable.push(Repeatable { plugin, number, packet_id, digest });
+                }
+            }
+        }
+        restored.repeatable.sort_by_key(|repeatable| repeatable.number);
+        let needless = restored.repeatable.len().saturating_sub(u16::MAX.into());
+        restored.repeatable.drain(..needless);
+        restored.has_session = meta.get(SESSION).map_err(redb::Error::from)?.is_some()
+            || !(restored.at_broker.is_empty() && restored.subscriptions.is_empty())
+            || restored.messages() > 0;
         let group = number("log")?;
         drop((meta, read));
         self.numbers = Last { seq: restored.last_seq, number: restored.last_number, group };

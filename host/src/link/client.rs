@@ -14,7 +14,7 @@ use tokio::{
     time::sleep_until,
 };
 
-use super::{Command, Commands, LinkStatus, codec::Refusal, profile::Breach, rules::Rules, session};
+use super::{Command, Commands, LinkStatus, arrivals::Token, codec::Refusal, profile::Breach, rules::Rules};
 use crate::{
     clock::Age,
     message::{Message, Qos},
@@ -100,7 +100,7 @@ pub struct Outcome {
 /// The same, as the link gets it.
 #[derive(Debug)]
 pub(super) struct CallEnd {
-    pub(super) token: Option<session::Token>,
+    pub(super) token: Option<Token>,
     /// The message, where it is kept aside.
     pub(super) kept: Option<Message>,
     pub(super) changes: Vec<Change>,
@@ -110,7 +110,7 @@ pub(super) struct CallEnd {
 /// A message that could not be handled.
 #[derive(Debug)]
 pub(super) struct Dead {
-    pub(super) token: Option<session::Token>,
+    pub(super) token: Option<Token>,
     pub(super) message: Message,
     pub(super) attempts: u32,
     pub(super) reason: String,
@@ -130,8 +130,8 @@ pub(super) struct Held {
 /// Where a client's messages and notices arrive.
 ///
 /// It is bounded by its limits. Beyond them QoS 0 is dropped and counted, and QoS 1 goes to
-/// the inbox on disk; without one, the window of unacknowledged messages is the bound. For
-/// notices it is what the client itself asked for.
+/// the inbox on disk; without one it goes in all the same, and the link reads no more from the broker
+/// while too much of that waits (`intake`). For notices the bound is what the client itself asked for.
 #[derive(Debug)]
 pub struct Mailbox {
     id: SubscriberId,
@@ -165,8 +165,10 @@ pub struct Delivery {
     /// It may have been handled before.
     pub redelivered: bool,
     is_aside: bool,
+    /// There was no room for it: it keeps the link from reading more.
+    is_beyond: bool,
     /// The arrival the link has to be told about, exactly once. It is of QoS 1.
-    arrival: Option<session::Token>,
+    arrival: Option<Token>,
     load: Arc<Load>,
 }
 
@@ -230,7 +232,12 @@ pub enum NotTaken {
 }
 
 /// Both ends of a mailbox.
-pub(super) fn mailbox(id: SubscriberId, commands: Commands, options: &ClientOptions) -> (MailboxSender, Mailbox) {
+pub(super) fn mailbox(
+    id: SubscriberId,
+    commands: Commands,
+    beyond: Arc<AtomicUsize>,
+    options: &ClientOptions,
+) -> (MailboxSender, Mailbox) {
     let (sender, items) = mpsc::unbounded_channel();
     let load = Arc::new(Load {
         client: id,
@@ -241,6 +248,7 @@ pub(super) fn mailbox(id: SubscriberId, commands: Commands, options: &ClientOpti
         max_bytes: options.mailbox_bytes.into(),
         messages_aside: AtomicUsize::new(0),
         bytes_aside: AtomicUsize::new(0),
+        beyond,
         overflows: AtomicBool::new(false),
         dropped: AtomicU64::new(0),
     });
@@ -550,6 +558,7 @@ impl Delivery {
 
     /// The message is done with, one way or the other.
     pub fn handled(mut self) {
+        self.leave_beyond();
         if let Some(token) = self.arrival.take() {
             self.load.tell(|client| Command::Handled(client, token));
         }
@@ -576,14 +585,22 @@ impl Delivery {
         }
     }
 
+    /// Before the link is told of it, so that it sees that there is room.
+    fn leave_beyond(&mut self) {
+        if std::mem::take(&mut self.is_beyond) {
+            self.load.beyond.fetch_sub(self.message.cost(), Relaxed);
+        }
+    }
+
     /// Whoever takes the token answers for it.
-    fn into_token(mut self) -> Option<session::Token> {
+    fn into_token(mut self) -> Option<Token> {
         self.arrival.take()
     }
 }
 
 impl Drop for Delivery {
     fn drop(&mut self) {
+        self.leave_beyond();
         let load = &self.load;
         let (messages, bytes) = match self.is_aside {
             true => (&load.messages_aside, &load.bytes_aside),
@@ -617,6 +634,8 @@ struct Load {
     /// The same of messages that are set aside.
     messages_aside: AtomicUsize,
     bytes_aside: AtomicUsize,
+    /// Bytes of messages that no mailbox of this link had room for and that are in one.
+    beyond: Arc<AtomicUsize>,
     /// More waits on disk.
     overflows: AtomicBool,
     /// Messages that found no room.
@@ -625,10 +644,10 @@ struct Load {
 
 impl Load {
     /// One message more; dropping it takes it off again.
-    fn holds(self: &Arc<Self>, message: Message, redelivered: bool, arrival: Option<session::Token>) -> Delivery {
+    fn holds(self: &Arc<Self>, message: Message, redelivered: bool, arrival: Option<Token>) -> Delivery {
         self.messages.fetch_add(1, Relaxed);
         self.bytes.fetch_add(message.cost(), Relaxed);
-        Delivery { message, redelivered, is_aside: false, arrival, load: self.clone() }
+        Delivery { message, redelivered, is_aside: false, is_beyond: false, arrival, load: self.clone() }
     }
 
     fn tell(&self, command: impl FnOnce(SubscriberId) -> Command) {
@@ -666,8 +685,16 @@ impl MailboxSender {
         self.load.overflows.store(overflows, Relaxed);
     }
 
-    pub(super) fn deliver(&self, message: Message, redelivered: bool, arrival: Option<session::Token>) {
+    pub(super) fn deliver(&self, message: Message, redelivered: bool, arrival: Option<Token>) {
         let _ = self.sender.send(Item::Message(self.load.holds(message, redelivered, arrival)));
+    }
+
+    /// The same where there is no room for it and no other place.
+    pub(super) fn deliver_beyond(&self, message: Message, redelivered: bool, arrival: Token) {
+        self.load.beyond.fetch_add(message.cost(), Relaxed);
+        let mut delivery = self.load.holds(message, redelivered, Some(arrival));
+        delivery.is_beyond = true;
+        let _ = self.sender.send(Item::Message(delivery));
     }
 
     pub(super) fn notify(&self, notice: Notice) {

@@ -69,6 +69,19 @@ impl Refusal {
     }
 }
 
+impl ConnAck {
+    /// Why the broker must not be sent a message (MQTT-3.2.2-11, MQTT-3.2.2-14), which may have been taken before it said so.
+    pub(super) fn forbids(&self, message: &Message) -> Option<&'static str> {
+        if message.qos > self.max_qos {
+            Some("the broker takes QoS 0 only, as it said after the message was taken")
+        } else if message.retain && !self.retain {
+            Some("the broker keeps no messages (`retain`), as it said after the message was taken")
+        } else {
+            None
+        }
+    }
+}
+
 /// Bytes that do not show up in logs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub Vec<u8>);
@@ -164,6 +177,19 @@ pub(super) struct Unusable {
     pub packet_id: u16,
     /// What is wrong with it, in words.
     pub reason: String,
+}
+
+/// Why this side ends a connection, as MQTT 5 lets a client say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Farewell {
+    /// All is well.
+    Normal,
+    /// Nothing that MQTT has a word for.
+    Unspecified,
+    /// What came is not MQTT, or not allowed.
+    ProtocolError,
+    /// More unacknowledged messages than can be told apart.
+    ReceiveMaximumExceeded,
 }
 
 /// The broker's no.
@@ -330,7 +356,16 @@ impl Codec {
     pub(super) fn disconnect(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
         match self.version {
             Version::V311 => self.write_v311(&v311::DISCONNECT, out),
-            Version::V5 => self.write_v5(&v5::disconnect(), out),
+            Version::V5 => self.write_v5(&v5::disconnect(Farewell::Normal), out),
+        }
+    }
+
+    /// DISCONNECT for a reason, where there is one that says so: in MQTT 3.1.1 it always means that
+    /// all is well, and the broker would keep the last will to itself.
+    pub(super) fn give_up(&self, farewell: Farewell, out: &mut BytesMut) -> Result<(), EncodeError> {
+        match self.version {
+            Version::V311 => Ok(()),
+            Version::V5 => self.write_v5(&v5::disconnect(farewell), out),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{fmt, io, time::Duration};
 
 use super::{
-    codec::{DecodeError, NOT_AUTHORIZED, Refusal},
+    codec::{DecodeError, Farewell, NOT_AUTHORIZED, Refusal},
     connect::{ProxyRefusal, Stage, UpgradeRefusal},
     tls::{TlsError, TlsFailure},
 };
@@ -60,6 +60,8 @@ pub enum LinkError {
     },
     /// What came is not MQTT, or not allowed.
     NotMqtt(String),
+    /// More unacknowledged messages than MQTT has packet ids for.
+    Flooded,
     /// The broker closed the connection.
     Closed,
     /// The connection broke.
@@ -98,6 +100,10 @@ impl LinkError {
             Self::Goodbye(said) => said.clone(),
             Self::OtherProtocol { what, .. } => format!("the server does not speak MQTT: {what}"),
             Self::NotMqtt(what) => format!("the server does not keep to MQTT: {what}"),
+            Self::Flooded => {
+                "the server does not keep to MQTT: it sends messages under packet ids that are not acknowledged"
+                    .to_owned()
+            }
             Self::Closed => "the broker closed the connection".to_owned(),
             Self::Broken(cause) => format!("the connection broke: {cause}"),
             Self::Silent(limit) => {
@@ -150,11 +156,23 @@ impl LinkError {
             Self::Files(_)
             | Self::Goodbye(_)
             | Self::NotMqtt(_)
+            | Self::Flooded
             | Self::Closed
             | Self::Broken(_)
             | Self::Silent(_)
             | Self::Disconnected(_) => return None,
         })
+    }
+
+    /// What to tell the broker of a connection that is given up on this side; nothing where it has
+    /// ended itself.
+    pub(super) fn farewell(&self) -> Option<Farewell> {
+        match self {
+            Self::NotMqtt(_) => Some(Farewell::ProtocolError),
+            Self::Flooded => Some(Farewell::ReceiveMaximumExceeded),
+            Self::Silent(_) | Self::Unanswered { .. } => Some(Farewell::Unspecified),
+            _ => None,
+        }
     }
 
     /// At which stage an attempt failed; of use only for that. `None`: only a connection
@@ -172,7 +190,12 @@ impl LinkError {
             | Self::Goodbye(_)
             | Self::OtherProtocol { .. }
             | Self::NotMqtt(_) => Some(Stage::ConnAck),
-            Self::Closed | Self::Broken(_) | Self::Silent(_) | Self::Unanswered { .. } | Self::Disconnected(_) => None,
+            Self::Flooded
+            | Self::Closed
+            | Self::Broken(_)
+            | Self::Silent(_)
+            | Self::Unanswered { .. }
+            | Self::Disconnected(_) => None,
         }
     }
 }

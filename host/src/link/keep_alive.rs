@@ -44,10 +44,20 @@ impl KeepAlive {
         self.ping_sent.get_or_insert(now);
     }
 
-    /// When to look again, if ever.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    /// Something is read again that was left alone by our own choice; that was not the broker's silence.
+    pub(super) fn reads_again(&mut self, now: Instant) {
+        self.last_received = now;
+        self.ping_sent = self.ping_sent.map(|_| now);
+    }
+
+    /// When to look again, if ever. `is_reading`: what the broker says is read; else it is not
+    /// waited for, but still hears of us.
+    pub(super) fn deadline(&self, is_reading: bool) -> Option<Instant> {
         if self.interval.is_zero() {
             return None;
+        }
+        if !is_reading {
+            return Some(self.last_sent + self.interval);
         }
         // The protocol wants something sent in each interval; and a device that sends all
         // the time must still notice that nothing comes back.
@@ -55,9 +65,15 @@ impl KeepAlive {
         Some(self.ping_sent.map_or(ping_due, |sent| sent + self.interval / 2))
     }
 
-    pub(super) fn due(&mut self, now: Instant) -> Due {
-        if self.deadline().is_none_or(|deadline| now < deadline) {
+    pub(super) fn due(&mut self, now: Instant, is_reading: bool) -> Due {
+        if self.deadline(is_reading).is_none_or(|deadline| now < deadline) {
             return Due::Nothing;
+        }
+        if !is_reading {
+            // It may take its time to leave: the broker may not read either.
+            self.last_sent = now;
+            self.ping_sent.get_or_insert(now);
+            return Due::Ping;
         }
         if self.ping_sent.is_some() {
             return Due::GiveUp(self.interval * 3 / 2);
@@ -77,21 +93,21 @@ mod tests {
     fn a_silent_broker_is_asked_once_and_then_given_up() {
         let start = Instant::now();
         let mut clock = KeepAlive::new(10 * SECOND, start);
-        assert_eq!(clock.due(start + 9 * SECOND), Due::Nothing);
-        assert_eq!(clock.due(start + 10 * SECOND), Due::Ping);
-        assert_eq!(clock.due(start + 14 * SECOND), Due::Nothing);
-        assert_eq!(clock.due(start + 15 * SECOND), Due::GiveUp(15 * SECOND));
+        assert_eq!(clock.due(start + 9 * SECOND, true), Due::Nothing);
+        assert_eq!(clock.due(start + 10 * SECOND, true), Due::Ping);
+        assert_eq!(clock.due(start + 14 * SECOND, true), Due::Nothing);
+        assert_eq!(clock.due(start + 15 * SECOND, true), Due::GiveUp(15 * SECOND));
     }
 
     #[test]
     fn any_packet_is_a_sign_of_life() {
         let start = Instant::now();
         let mut clock = KeepAlive::new(10 * SECOND, start);
-        assert_eq!(clock.due(start + 10 * SECOND), Due::Ping);
+        assert_eq!(clock.due(start + 10 * SECOND, true), Due::Ping);
         clock.sent(start + 10 * SECOND);
         clock.received(start + 11 * SECOND);
-        assert_eq!(clock.due(start + 19 * SECOND), Due::Nothing);
-        assert_eq!(clock.due(start + 20 * SECOND), Due::Ping);
+        assert_eq!(clock.due(start + 19 * SECOND, true), Due::Nothing);
+        assert_eq!(clock.due(start + 20 * SECOND, true), Due::Ping);
     }
 
     #[test]
@@ -101,9 +117,9 @@ mod tests {
         for second in 1..10 {
             clock.sent(start + second * SECOND);
         }
-        assert_eq!(clock.due(start + 10 * SECOND), Due::Ping);
+        assert_eq!(clock.due(start + 10 * SECOND, true), Due::Ping);
         clock.sent(start + 12 * SECOND);
-        assert!(matches!(clock.due(start + 15 * SECOND), Due::GiveUp(_)));
+        assert!(matches!(clock.due(start + 15 * SECOND, true), Due::GiveUp(_)));
     }
 
     #[test]
@@ -113,14 +129,28 @@ mod tests {
         for second in 1..10 {
             clock.received(start + second * SECOND);
         }
-        assert_eq!(clock.due(start + 10 * SECOND), Due::Ping);
+        assert_eq!(clock.due(start + 10 * SECOND, true), Due::Ping);
+    }
+
+    #[test]
+    fn while_nothing_is_read_the_broker_hears_of_us_and_is_not_given_up() {
+        let start = Instant::now();
+        let mut clock = KeepAlive::new(10 * SECOND, start);
+        assert_eq!(clock.due(start + 10 * SECOND, true), Due::Ping);
+        for interval in 2..10 {
+            assert_eq!(clock.due(start + interval * 10 * SECOND, false), Due::Ping);
+            assert_eq!(clock.due(start + interval * 10 * SECOND, false), Due::Nothing);
+        }
+        clock.reads_again(start + 100 * SECOND);
+        assert_eq!(clock.due(start + 104 * SECOND, true), Due::Nothing);
+        assert_eq!(clock.due(start + 105 * SECOND, true), Due::GiveUp(15 * SECOND));
     }
 
     #[test]
     fn without_a_keep_alive_nothing_is_ever_due() {
         let start = Instant::now();
         let mut clock = KeepAlive::new(Duration::ZERO, start);
-        assert_eq!(clock.deadline(), None);
-        assert_eq!(clock.due(start + 10_000 * SECOND), Due::Nothing);
+        assert_eq!(clock.deadline(true), None);
+        assert_eq!(clock.due(start + 10_000 * SECOND, true), Due::Nothing);
     }
 }

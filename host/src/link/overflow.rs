@@ -4,7 +4,7 @@
 //! to the plugin's inbox on disk instead, and so do all behind them until the inbox has
 //! been read back: that keeps their order.
 
-use super::session::Token;
+use super::arrivals::Token;
 
 /// How far one inbox has been read back.
 #[derive(Debug, Default)]

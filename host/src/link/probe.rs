@@ -207,8 +207,8 @@ impl<'a> Probe<'a> {
                     return Ok(found);
                 }
             }
-            match self.wire.turn().await.map_err(|cause| broken(self.settings, cause))? {
-                Turn::Read | Turn::Written => {}
+            match self.wire.turn(true).await.map_err(|cause| broken(self.settings, cause))? {
+                Turn::Read(_) | Turn::Written => {}
                 Turn::Closed => return Err(LinkError::Closed),
             }
         }

@@ -1,22 +1,18 @@
-//! MQTT's session state: packet ids, what is in flight, which acknowledgements are due.
+//! MQTT's session state: packet ids, what is in flight, which answers are overdue. What arrives
+//! is `arrivals`.
 //!
 //! Pure: the link task tells it what happened and does what it says. It outlives
 //! connections, as the session at the broker does.
 
 use std::{
-    collections::{HashMap, VecDeque, hash_map::Entry},
+    collections::{VecDeque, hash_map::Entry},
     time::{Duration, Instant},
 };
 
 use rustc_hash::FxHashMap;
-use smallvec::SmallVec;
 
-use crate::{
-    message::Message,
-    outbox::Seq,
-    router::{SubscriberId, Subscription},
-    topic::TopicFilter,
-};
+use super::arrivals::{Arrivals, Token};
+use crate::{outbox::Seq, router::Subscription, topic::TopicFilter};
 
 /// What waits for the broker's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,10 +24,6 @@ pub(super) enum Request {
     /// An UNSUBSCRIBE.
     Unsubscribe(Vec<TopicFilter>),
 }
-
-/// Numbers an arrival that has to be acknowledged; counts up over all connections, and
-/// over all runs where there is a disk.
-pub(super) type Token = u64;
 
 /// The state of one session.
 #[derive(Debug)]
@@ -50,11 +42,8 @@ pub(super) struct Session {
     /// QoS 1 messages sent on this connection and not answered, and how many may be.
     publishes: u16,
     window: u16,
-    /// Arrivals of this connection not yet acknowledged, in order.
-    arrivals: VecDeque<Arrived>,
-    /// Arrivals of earlier connections that a broker that kept the session will send again.
-    carried: HashMap<u16, Arrived>,
-    last_token: Token,
+    /// The half that receives.
+    pub(super) arrivals: Arrivals,
 }
 
 #[derive(Debug)]
@@ -66,34 +55,6 @@ struct InFlight {
     overdue: u32,
     /// Answers there had been when it was first sent on it.
     before: u64,
-}
-
-#[derive(Debug)]
-struct Arrived {
-    token: Token,
-    packet_id: u16,
-    at: Instant,
-    /// Empty until it is known where it goes.
-    message: Option<Message>,
-    duplicate: bool,
-    /// Plugins that have neither handled it nor hold it on disk.
-    receivers: SmallVec<[Receiver; 2]>,
-}
-
-#[derive(Debug)]
-struct Receiver {
-    id: SubscriberId,
-    /// It is on its way to the plugin's inbox.
-    is_storing: bool,
-}
-
-/// An arrival that has to go to the inboxes of these plugins.
-#[derive(Debug)]
-pub(super) struct Held {
-    pub(super) token: Token,
-    pub(super) message: Message,
-    pub(super) duplicate: bool,
-    pub(super) receivers: Vec<SubscriberId>,
 }
 
 /// What is overdue.
@@ -134,9 +95,7 @@ impl Session {
             again: VecDeque::new(),
             publishes: 0,
             window: WINDOW,
-            arrivals: VecDeque::new(),
-            carried: HashMap::new(),
-            last_token,
+            arrivals: Arrivals::new(last_token),
         }
     }
 
@@ -156,14 +115,14 @@ impl Session {
         });
         again.sort_unstable_by_key(|(_, seq)| *seq);
         self.again = again.into();
-        let unacknowledged = self.arrivals.drain(..).map(|arrived| (arrived.packet_id, arrived));
-        self.carried.extend(unacknowledged);
+        self.arrivals.resume();
     }
 
     /// A connection stands and the broker knows nothing: all is to be sent as new.
     pub(super) fn restart(&mut self, receive_maximum: u16) {
-        let last_packet_id = self.last_packet_id;
-        *self = Self { last_packet_id, ..Self::new(self.operation_timeout, self.last_token) };
+        let (last_packet_id, mut arrivals) = (self.last_packet_id, std::mem::take(&mut self.arrivals));
+        arrivals.restart();
+        *self = Self { last_packet_id, arrivals, ..Self::new(self.operation_timeout, 0) };
         self.window = receive_maximum.min(WINDOW);
     }
 
@@ -283,6 +242,14 @@ impl Session {
         Overdue::Repeat(overdue)
     }
 
+    /// Nothing was read for that long, by our own choice: nobody has been slow to answer meanwhile.
+    pub(super) fn stood_still(&mut self, time: Duration, now: Instant) {
+        for sent in self.requests.values_mut().filter_map(|in_flight| in_flight.sent.as_mut()) {
+            *sent = (*sent + time).min(now);
+        }
+        self.look_at = self.look_at.map(|at| at + time);
+    }
+
     fn repeated(&mut self, packet_id: u16, now: Instant) {
         if let Some(in_flight) = self.requests.get_mut(&packet_id) {
             if in_flight.sent.is_none() {
@@ -292,119 +259,6 @@ impl Session {
             let due = now + self.operation_timeout;
             self.look_at = Some(self.look_at.map_or(due, |at| at.min(due)));
         }
-    }
-
-    /// A QoS 1 message arrived. `None`: it is one that a plugin still has from an earlier
-    /// connection, or has handled since; it must not be delivered again.
-    pub(super) fn arrived(&mut self, packet_id: u16, duplicate: bool, at: Instant) -> Option<Token> {
-        if let Some(arrived) = self.carried.remove(&packet_id).filter(|_| duplicate) {
-            self.arrivals.push_back(arrived);
-            return None;
-        }
-        self.last_token += 1;
-        let (token, receivers) = (self.last_token, SmallVec::new());
-        self.arrivals.push_back(Arrived { token, packet_id, at, message: None, duplicate, receivers });
-        Some(token)
-    }
-
-    /// A QoS 1 message arrived that goes to nobody: it is acknowledged in its turn.
-    pub(super) fn skipped(&mut self, packet_id: u16, at: Instant) {
-        self.arrived(packet_id, false, at);
-    }
-
-    /// The last arrival went to this plugin, or is on its way to the plugin's inbox.
-    pub(super) fn went_to(&mut self, id: SubscriberId, message: &Message, is_storing: bool) {
-        if let Some(arrived) = self.arrivals.back_mut() {
-            arrived.message.get_or_insert_with(|| message.clone());
-            arrived.receivers.push(Receiver { id, is_storing });
-        }
-    }
-
-    /// A plugin has handled an arrival, of this connection or an earlier one. True: it is
-    /// in the plugin's inbox, too, or may be.
-    pub(super) fn handled(&mut self, token: Token, id: SubscriberId) -> bool {
-        self.settled(token, id).is_none_or(|receiver| receiver.is_storing)
-    }
-
-    /// A plugin holds an arrival on disk.
-    pub(super) fn stored(&mut self, token: Token, id: SubscriberId) {
-        self.settled(token, id);
-    }
-
-    fn settled(&mut self, token: Token, id: SubscriberId) -> Option<Receiver> {
-        let this = self.arrivals.iter_mut().find(|arrived| arrived.token == token);
-        let arrived = this.or_else(|| self.carried.values_mut().find(|arrived| arrived.token == token))?;
-        let at = arrived.receivers.iter().position(|receiver| receiver.id == id)?;
-        Some(arrived.receivers.remove(at))
-    }
-
-    /// An arrival is on its way to disk for this plugin, in whatever form.
-    pub(super) fn stores(&mut self, token: Token, id: SubscriberId) {
-        let this = self.arrivals.iter_mut().find(|arrived| arrived.token == token);
-        let arrived = this.or_else(|| self.carried.values_mut().find(|arrived| arrived.token == token));
-        let receivers = arrived.into_iter().flat_map(|arrived| &mut arrived.receivers);
-        receivers.filter(|receiver| receiver.id == id).for_each(|receiver| receiver.is_storing = true);
-    }
-
-    /// A number for an arrival that is none of the broker's.
-    pub(super) fn new_token(&mut self) -> Token {
-        self.last_token += 1;
-        self.last_token
-    }
-
-    /// The plugin has an arrival in memory only.
-    pub(super) fn is_in_memory(&self, token: Token, id: SubscriberId) -> bool {
-        let mut receivers = self.known(token).into_iter().flat_map(|arrived| &arrived.receivers);
-        receivers.any(|receiver| receiver.id == id && !receiver.is_storing)
-    }
-
-    /// The message of an arrival that is not yet acknowledged, and whether it may be a repetition.
-    pub(super) fn message(&self, token: Token) -> Option<(Message, bool)> {
-        let arrived = self.known(token)?;
-        Some((arrived.message.clone()?, arrived.duplicate))
-    }
-
-    fn known(&self, token: Token) -> Option<&Arrived> {
-        let this = self.arrivals.iter().find(|arrived| arrived.token == token);
-        this.or_else(|| self.carried.values().find(|arrived| arrived.token == token))
-    }
-
-    /// Arrivals that plugins have held for that long. They count as being stored from now on.
-    pub(super) fn held(&mut self, longer_than: Duration, now: Instant) -> Vec<Held> {
-        let mut held = Vec::new();
-        for arrived in &mut self.arrivals {
-            if now.saturating_duration_since(arrived.at) < longer_than {
-                continue;
-            }
-            let waiting = arrived.receivers.iter_mut().filter(|receiver| !receiver.is_storing);
-            let receivers: Vec<_> = waiting
-                .map(|receiver| {
-                    receiver.is_storing = true;
-                    receiver.id
-                })
-                .collect();
-            let Some(message) = arrived.message.clone().filter(|_| !receivers.is_empty()) else { continue };
-            held.push(Held { token: arrived.token, message, duplicate: arrived.duplicate, receivers });
-        }
-        held
-    }
-
-    /// Since when the oldest arrival waits that is not on its way to disk.
-    pub(super) fn oldest_held(&self) -> Option<Instant> {
-        let is_held = |arrived: &&Arrived| arrived.receivers.iter().any(|receiver| !receiver.is_storing);
-        self.arrivals.iter().find(is_held).map(|arrived| arrived.at)
-    }
-
-    /// The next arrival to acknowledge: in order of arrival (MQTT-4.6.0-2), so one that
-    /// is not handled holds back those behind it.
-    pub(super) fn next_acknowledgement(&mut self) -> Option<u16> {
-        let arrived = self.arrivals.pop_front_if(|arrived| arrived.receivers.is_empty())?;
-        Some(arrived.packet_id)
-    }
-
-    /// Arrivals of this connection that are not acknowledged.
-    pub(super) fn unacknowledged(&self) -> usize {
-        self.arrivals.len()
     }
 
     /// What waits for the broker's answer.
@@ -421,7 +275,7 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{message::Qos, topic::TopicName};
+    use crate::message::Qos;
 
     const SECOND: Duration = Duration::from_secs(1);
     const TIMEOUT: Duration = Duration::from_secs(5);
@@ -437,27 +291,6 @@ mod tests {
 
     fn begin(session: &mut Session, seq: Seq) -> u16 {
         session.begin(Request::Publish(seq), Instant::now())
-    }
-
-    fn message() -> Message {
-        Message {
-            topic: TopicName::parse("t").unwrap(),
-            payload: bytes::Bytes::new(),
-            qos: Qos::AtLeastOnce,
-            retain: false,
-            properties: None,
-        }
-    }
-
-    /// A message arrives for these plugins.
-    fn arrive(session: &mut Session, packet_id: u16, duplicate: bool, plugins: &[SubscriberId]) -> Option<Token> {
-        let token = session.arrived(packet_id, duplicate, Instant::now())?;
-        plugins.iter().for_each(|id| session.went_to(*id, &message(), false));
-        Some(token)
-    }
-
-    fn acknowledgements(session: &mut Session) -> Vec<u16> {
-        std::iter::from_fn(|| session.next_acknowledgement()).collect()
     }
 
     fn again(session: &mut Session) -> Vec<(u16, Seq)> {
@@ -578,79 +411,5 @@ mod tests {
         assert_eq!(session.look_at(), None, "not sent on this connection yet");
         session.sent_again(second, start + 3 * TIMEOUT);
         assert_eq!(session.look_at(), Some(start + 4 * TIMEOUT));
-    }
-
-    #[test]
-    fn acknowledgements_leave_in_order_of_arrival() {
-        let mut session = session();
-        let tokens: Vec<_> =
-            (1..=3).map(|id| arrive(&mut session, id, false, if id == 2 { &[8, 9] } else { &[9] }).unwrap()).collect();
-        session.handled(tokens[2], 9);
-        assert_eq!(acknowledgements(&mut session), [0; 0]);
-        session.handled(tokens[0], 9);
-        assert_eq!(acknowledgements(&mut session), [1]);
-        session.handled(tokens[1], 9);
-        assert_eq!(acknowledgements(&mut session), [0; 0], "two plugins got it, one has handled it");
-        session.handled(tokens[1], 8);
-        assert_eq!(acknowledgements(&mut session), [2, 3]);
-        session.handled(tokens[1], 8);
-    }
-
-    #[test]
-    fn a_message_that_nobody_takes_is_acknowledged() {
-        let mut session = session();
-        arrive(&mut session, 1, false, &[]);
-        assert_eq!(acknowledgements(&mut session), [1]);
-    }
-
-    #[test]
-    fn what_is_held_for_too_long_is_acknowledged_when_it_is_stored() {
-        let mut session = session();
-        let token = arrive(&mut session, 1, false, &[8, 9]).unwrap();
-        let later = Instant::now() + SECOND;
-        assert!(session.held(SECOND * 2, later).is_empty());
-        assert!(session.oldest_held().is_some() && session.is_in_memory(token, 8));
-        assert!(!session.handled(token, 8), "it never was on disk");
-        let held = session.held(SECOND, later);
-        assert_eq!((held[0].token, &held[0].receivers[..]), (token, &[9][..]));
-        assert!(session.oldest_held().is_none() && !session.is_in_memory(token, 9));
-        assert!(session.held(SECOND, later).is_empty(), "once");
-        assert_eq!(acknowledgements(&mut session), [0; 0], "not before it is durable");
-        session.stored(token, 9);
-        assert_eq!(acknowledgements(&mut session), [1]);
-        assert!(session.handled(token, 9), "it is to be taken off the disk");
-    }
-
-    #[test]
-    fn acknowledgements_for_an_older_connection_are_not_sent_on_a_newer_one() {
-        let mut session = session();
-        let old = arrive(&mut session, 7, false, &[9]).unwrap();
-        session.resume(100);
-        session.handled(old, 9);
-        assert_eq!(acknowledgements(&mut session), [0; 0]);
-        assert_eq!(arrive(&mut session, 7, true, &[9]), None, "handled since: not delivered again");
-        assert_eq!(acknowledgements(&mut session), [7], "but acknowledged, since it came again");
-    }
-
-    #[test]
-    fn what_a_plugin_still_has_is_not_delivered_twice() {
-        let mut session = session();
-        let token = arrive(&mut session, 7, false, &[9]).unwrap();
-        session.resume(100);
-        session.resume(100);
-        assert_eq!(arrive(&mut session, 7, true, &[9]), None);
-        assert_eq!(acknowledgements(&mut session), [0; 0]);
-        session.handled(token, 9);
-        assert_eq!(acknowledgements(&mut session), [7]);
-    }
-
-    #[test]
-    fn a_packet_id_that_names_a_new_message_is_delivered() {
-        let mut session = session();
-        arrive(&mut session, 7, false, &[9]).unwrap();
-        session.resume(100);
-        assert!(arrive(&mut session, 7, false, &[9]).is_some());
-        session.restart(100);
-        assert!(arrive(&mut session, 7, true, &[9]).is_some(), "a new session has new ids");
     }
 }

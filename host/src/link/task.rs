@@ -13,7 +13,10 @@ mod subscribe;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     pin::pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -21,12 +24,17 @@ use rustc_hash::FxHashMap;
 use tokio::{
     select,
     sync::{mpsc, watch},
-    time::sleep_until,
+    task::JoinHandle,
+    time::{sleep_until, timeout},
 };
 use tracing::{debug, info, warn};
 
 pub(super) use self::disk::Disk;
-use self::{disk::Tickets, inbox::HOLD, send::too_old};
+use self::{
+    disk::{Stored, Tickets},
+    inbox::HOLD,
+    send::too_old,
+};
 use super::{
     Attached, Command, LinkSettings, LinkState, LinkStatus, Notice, Phase,
     backoff::Backoff,
@@ -34,6 +42,7 @@ use super::{
     codec::Version,
     connect::{self, Connection},
     error::LinkError,
+    intake::Intake,
     keep_alive::{Due, KeepAlive},
     oddities::Oddities,
     overflow::Overflow,
@@ -55,6 +64,9 @@ const COMMANDS: usize = 256;
 
 /// How often messages are looked through for those that waited too long.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// How long it may take to close a connection in good order.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Everything the link owns.
 pub(super) struct Task {
@@ -95,6 +107,16 @@ pub(super) struct Task {
     sweep_at: Option<Instant>,
     /// Reused for each arrival.
     found: Vec<SubscriberId>,
+    /// Arrivals that were put into inboxes and are not committed yet.
+    stored: Stored,
+    /// Bytes of messages that mailboxes had no room for.
+    beyond: Arc<AtomicUsize>,
+    /// The last connection is being closed.
+    farewell: Option<JoinHandle<()>>,
+    /// A session at the broker may be ours.
+    knows_session: bool,
+    /// The next connection is for ending the session at the broker, which is none of ours.
+    ends_session: bool,
 }
 
 struct Registered {
@@ -117,11 +139,13 @@ pub(super) struct Ends {
     pub(super) status: watch::Sender<LinkStatus>,
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) rules: Arc<Rules>,
+    pub(super) beyond: Arc<AtomicUsize>,
 }
 
 /// What is due on a connection, besides the socket and commands.
 struct Clock {
     keep_alive: KeepAlive,
+    intake: Intake,
     /// When the next message of the backlog may leave.
     next_drain: Option<Instant>,
     /// No message leaves before that: the broker asks for a pause, or the pace does.
@@ -132,7 +156,7 @@ struct Clock {
 
 impl Task {
     pub(super) fn new(settings: LinkSettings, ends: Ends, disk: Option<Disk>) -> Self {
-        let Ends { commands, status, phase, rules } = ends;
+        let Ends { commands, status, phase, rules, beyond } = ends;
         let (last_seq, last_token) = disk.as_ref().map_or((0, 0), |disk| (disk.last_seq(), disk.last_token()));
         let mut task = Self {
             commands,
@@ -146,7 +170,6 @@ impl Task {
             suspects: Suspects::new(),
             pace: settings.profile.pace(),
             oddities: Oddities::default(),
-            disk,
             tickets: Tickets::default(),
             requests: VecDeque::new(),
             at_broker: BTreeMap::new(),
@@ -158,6 +181,13 @@ impl Task {
             connections: 0,
             sweep_at: settings.max_age.map(|_| Instant::now()),
             found: Vec::new(),
+            stored: Stored::default(),
+            beyond,
+            farewell: None,
+            // Without a disk nobody knows; the backlog of what is most likely the run before is not thrown away.
+            knows_session: disk.as_ref().is_none_or(|disk| disk.restored.has_session || disk.restored.damage.is_some()),
+            ends_session: false,
+            disk,
             settings: Arc::new(settings),
         };
         task.restore();
@@ -173,6 +203,10 @@ impl Task {
             let (error, stood) = match self.connect().await {
                 None => break,
                 Some(Err(error)) => (error, None),
+                Some(Ok(connection)) if self.is_foreign(&connection) => {
+                    self.disconnect(connection).await;
+                    continue;
+                }
                 Some(Ok(connection)) => {
                     let up = Instant::now();
                     match self.serve(connection).await {
@@ -226,9 +260,18 @@ impl Task {
 
     /// One attempt; commands are taken meanwhile. `None`: closing.
     async fn connect(&mut self) -> Option<Result<Connection, LinkError>> {
-        let settings = self.settings.clone();
+        let (mut settings, farewell) = (self.settings.clone(), self.farewell.take());
+        if self.ends_session {
+            Arc::make_mut(&mut settings).session_expiry = Duration::ZERO;
+        }
         let mut observer = |step| debug!("{step}");
-        let mut attempt = pin!(connect::connect(&settings, &mut observer));
+        let mut attempt = pin!(async {
+            // The broker is to have all that the last connection said before this one takes its place.
+            if let Some(farewell) = farewell {
+                let _ = farewell.await;
+            }
+            connect::connect(&settings, &mut observer).await
+        });
         loop {
             self.do_chores();
             select! {
@@ -243,15 +286,46 @@ impl Task {
         }
     }
 
+    /// The connection is not to be served, since the session is not ours: its subscriptions would go on
+    /// for ever. A client that has no state has to close then (MQTT-3.2.2-4), and ends the session by a clean start.
+    fn is_foreign(&mut self, connection: &Connection) -> bool {
+        let was_for_that = std::mem::take(&mut self.ends_session);
+        self.ends_session = connection.connack.session_present && !self.knows_session && !was_for_that;
+        self.knows_session |= !self.ends_session;
+        if self.ends_session {
+            warn!("the broker has a session of this client id that this host knows nothing of: it is ended");
+        }
+        self.ends_session || was_for_that
+    }
+
     /// Serves a connection until it ends. `None`: closed in good order.
     async fn serve(&mut self, mut connection: Connection) -> Option<LinkError> {
         self.came_up(&connection);
+        match self.serve_until(&mut connection).await {
+            None => {
+                self.disconnect(connection).await;
+                None
+            }
+            Some(error) => {
+                self.part(connection, &error);
+                Some(error)
+            }
+        }
+    }
+
+    /// `None`: it is time to close it.
+    async fn serve_until(&mut self, connection: &mut Connection) -> Option<LinkError> {
         let keep_alive = connection.connack.keep_alive.unwrap_or(self.settings.keep_alive);
-        let mut clock =
-            Clock { keep_alive: KeepAlive::new(keep_alive, Instant::now()), next_drain: None, pause: None, pauses: 0 };
+        let mut clock = Clock {
+            keep_alive: KeepAlive::new(keep_alive, Instant::now()),
+            intake: Intake::new(keep_alive),
+            next_drain: None,
+            pause: None,
+            pauses: 0,
+        };
         let mut commands = Vec::with_capacity(COMMANDS);
         // The CONNACK may have come with more behind it.
-        if let Err(error) = self.receive(&mut connection, &mut clock) {
+        if let Err(error) = self.receive(connection, &mut clock) {
             return Some(error);
         }
         loop {
@@ -260,7 +334,11 @@ impl Task {
                 Phase::Waiting | Phase::Open | Phase::Quiet => None,
             };
             self.do_chores();
-            if let Err(error) = self.fill(&mut connection, &mut clock) {
+            let waiting = self.tickets.storing() + self.beyond.load(Relaxed);
+            if let Some(stood) = clock.intake.update(waiting, Instant::now) {
+                self.reads_again(stood, &mut clock);
+            }
+            if let Err(error) = self.fill(connection, &mut clock) {
                 return Some(error);
             }
             // Filling settles what is of QoS 0.
@@ -271,15 +349,17 @@ impl Task {
                 && !self.session.is_waiting()
                 && !connection.wire.is_writing();
             if closing.is_some_and(|until| all_done || Instant::now() >= until) {
-                self.disconnect(connection).await;
                 return None;
             }
             let deadline = self.deadline(&clock, closing);
             select! {
-                turn = connection.wire.turn() => match turn {
-                    Ok(Turn::Read) => if let Err(error) = self.receive(&mut connection, &mut clock) {
-                        return Some(error);
-                    },
+                turn = connection.wire.turn(clock.intake.may_read()) => match turn {
+                    Ok(Turn::Read(bytes)) => {
+                        clock.intake.has_read(bytes);
+                        if let Err(error) = self.receive(connection, &mut clock) {
+                            return Some(error);
+                        }
+                    }
                     Ok(Turn::Written) => clock.keep_alive.sent(Instant::now()),
                     Ok(Turn::Closed) => return Some(LinkError::Closed),
                     Err(cause) => return Some(connect::broken(&self.settings, cause)),
@@ -294,7 +374,7 @@ impl Task {
                 }
                 changed = self.phase.changed() => if changed.is_err() { return None },
                 () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {
-                    if let Err(error) = self.time_passed(&mut connection, &mut clock) {
+                    if let Err(error) = self.time_passed(connection, &mut clock) {
                         return Some(error);
                     }
                 }
@@ -304,13 +384,15 @@ impl Task {
 
     /// When something is due, whatever the socket does.
     fn deadline(&self, clock: &Clock, closing: Option<Instant>) -> Option<Instant> {
-        let hold = self.disk.as_ref().and_then(|_| self.session.oldest_held()).map(|since| since + HOLD);
+        let hold = self.disk.as_ref().and_then(|_| self.session.arrivals.oldest_held()).map(|since| since + HOLD);
+        let is_reading = clock.intake.is_reading();
         let due = [
-            clock.keep_alive.deadline(),
+            clock.keep_alive.deadline(is_reading),
+            clock.intake.deadline(),
             clock.next_drain,
             clock.pause,
             closing,
-            self.session.look_at(),
+            self.session.look_at().filter(|_| is_reading),
             self.suspects.next_deadline(Instant::now()),
             self.suspects.next_release(),
             self.sweep_at,
@@ -322,12 +404,21 @@ impl Task {
     /// Looks at everything that may be due on a connection.
     fn time_passed(&mut self, connection: &mut Connection, clock: &mut Clock) -> Result<(), LinkError> {
         let now = Instant::now();
-        match clock.keep_alive.due(now) {
+        if let Some(stood) = clock.intake.look(now) {
+            let (stood, bytes) = (rounded(stood), self.tickets.storing() + self.beyond.load(Relaxed));
+            warn!(
+                bytes,
+                "nothing more was read from the broker for {}: what it sent waits for plugins that are slow, or for the disk",
+                humantime::format_duration(stood)
+            );
+        }
+        let is_reading = clock.intake.is_reading();
+        match clock.keep_alive.due(now, is_reading) {
             Due::Nothing => {}
             Due::Ping => self.ping(connection, clock, now)?,
             Due::GiveUp(silence) => return Err(LinkError::Silent(silence)),
         }
-        if self.session.look_at().is_some_and(|at| at <= now) {
+        if is_reading && self.session.look_at().is_some_and(|at| at <= now) {
             match self.session.overdue(now) {
                 Overdue::GiveUp { packet_id, request, others } => self.unanswered(packet_id, request, others, now)?,
                 // MQTT 5 forbids to repeat on the same connection (MQTT-4.4.0-1).
@@ -337,6 +428,14 @@ impl Task {
         }
         self.store_held(now);
         Ok(())
+    }
+
+    /// The broker was not slow: nothing was read, by our own choice.
+    fn reads_again(&mut self, stood: Duration, clock: &mut Clock) {
+        let now = Instant::now();
+        debug!("reading goes on after {}", humantime::format_duration(rounded(stood)));
+        clock.keep_alive.reads_again(now);
+        self.session.stood_still(stood, now);
     }
 
     /// What has to be done from time to time, with a connection and without.
@@ -458,10 +557,18 @@ impl Task {
         matches!(*self.phase.borrow(), Phase::Quiet | Phase::Closing(_))
     }
 
+    /// A connection that is given up on this side is closed so that the broker gets what was written, and why.
+    fn part(&mut self, mut connection: Connection, error: &LinkError) {
+        let Some(farewell) = error.farewell() else { return };
+        if connection.codec.give_up(farewell, &mut connection.wire.outbound).is_ok() {
+            let closing = timeout(PATIENCE, connection.wire.close());
+            self.farewell = Some(tokio::spawn(async move { drop(closing.await) }));
+        }
+    }
+
     async fn disconnect(&mut self, mut connection: Connection) {
-        const PATIENCE: Duration = Duration::from_secs(1);
         if connection.codec.disconnect(&mut connection.wire.outbound).is_ok() {
-            let closed = tokio::time::timeout(PATIENCE, connection.wire.close()).await;
+            let closed = timeout(PATIENCE, connection.wire.close()).await;
             if !matches!(closed, Ok(Ok(()))) {
                 debug!("the broker did not take the DISCONNECT");
             }

@@ -5,8 +5,8 @@ use std::{collections::HashMap, iter::Peekable, ops::Bound, sync::Arc};
 use redb::{CursorError, ReadableTable, Table, WriteTransaction};
 
 use super::{
-    AT_BROKER, Change, DEAD, INBOX, INSTALLED, Inbox, Last, META, OUTBOX, PROBATION, QUARANTINE, Record, SNAPSHOT,
-    STATE, SUBSCRIPTIONS, Written, cost,
+    AT_BROKER, Change, DEAD, INBOX, INSTALLED, Inbox, Last, META, OUTBOX, PROBATION, QUARANTINE, Record, SESSION,
+    SNAPSHOT, STATE, SUBSCRIPTIONS, Written, cost,
     record::{self, Kind, Label},
 };
 use crate::{
@@ -65,7 +65,7 @@ pub(super) fn apply<'a>(
         now,
         record: Vec::new(),
     };
-    let (mut changes, mut settled) = (changes.into_iter().peekable(), Vec::new());
+    let (mut changes, mut settled, mut session) = (changes.into_iter().peekable(), Vec::new(), None);
     while let Some(change) = changes.next() {
         match change {
             Change::Taken { owner, .. } => tables.put_into_outbox(owner, change, &mut changes)?,
@@ -85,7 +85,10 @@ pub(super) fn apply<'a>(
             Change::NotAtBroker(filter) => {
                 at_broker.remove(filter.as_str())?;
             }
-            Change::NothingAtBroker => at_broker.retain(|_, _| false)?,
+            Change::NothingAtBroker => {
+                at_broker.retain(|_, _| false)?;
+                session = Some(tables.last.number);
+            }
             Change::Installed { plugin, installed } => {
                 if let Ok(value) = postcard::to_allocvec(installed) {
                     installed_table.insert(&**plugin, value.as_slice())?;
@@ -98,7 +101,9 @@ pub(super) fn apply<'a>(
     tables.settle(&settled)?;
     let Tables { written, last, .. } = tables;
     let mut meta = transaction.open_table(META)?;
-    for (key, number) in [("last seq", last.seq), ("last number", last.number), ("log", last.group)] {
+    let numbers = [("last seq", last.seq), ("last number", last.number), ("log", last.group)];
+    // What arrived up to there did so in an earlier session.
+    for (key, number) in numbers.into_iter().chain(session.map(|number| (SESSION, number))) {
         meta.insert(key, number.to_le_bytes().as_slice())?;
     }
     if let Ok(stamp) = postcard::to_allocvec(&now) {
@@ -121,10 +126,10 @@ impl Tables<'_> {
             Change::Released { owner, seq } => {
                 self.quarantine.remove((&**owner, *seq))?;
             }
-            Change::Arrived { plugin, number, message, redelivered } => {
+            Change::Arrived { plugin, number, packet_id, message, redelivered } => {
                 let record = inbound(message);
                 let label = Label::new(Kind::Inbox, plugin, *number, &record, self.now);
-                let label = Label { redelivered: *redelivered, ..label };
+                let label = Label { redelivered: *redelivered, packet_id: *packet_id, ..label };
                 if let Some(value) = record::encode(&label, message) {
                     self.put_into_inbox(plugin, *number, &value)?;
                 }
@@ -142,10 +147,15 @@ impl Tables<'_> {
             Change::NotKept { plugin, number } => {
                 self.probation.remove((&**plugin, *number))?;
             }
-            Change::Dead { plugin, number, message, attempts, reason } => {
+            Change::Dead { plugin, number, packet_id, message, attempts, reason } => {
+                let packet_id = match *packet_id {
+                    0 => self.packet_id(plugin, *number)?,
+                    known => known,
+                };
                 self.take_from_inbox(plugin, *number)?;
                 let record = Record { number: *attempts, ..inbound(message) };
-                let label = Label { reason, ..Label::new(Kind::Dead, plugin, *number, &record, self.now) };
+                let label = Label::new(Kind::Dead, plugin, *number, &record, self.now);
+                let label = Label { reason, packet_id, ..label };
                 if let Some(value) = record::encode(&label, message) {
                     self.bury(plugin, *number, &value)?;
                 }
@@ -283,6 +293,12 @@ impl Tables<'_> {
             self.written.dropped.push((plugin.clone(), dropped));
         }
         Ok(())
+    }
+
+    /// Under which a message of the inbox arrived; 0: that is not known.
+    fn packet_id(&self, plugin: &str, number: u64) -> Result<u16, redb::Error> {
+        let value = self.inbox.get((plugin, number))?;
+        Ok(value.and_then(|value| Some(record::decode(value.value()).ok()?.0.packet_id)).unwrap_or_default())
     }
 
     fn take_from_inbox(&mut self, plugin: &str, number: u64) -> Result<(), redb::Error> {

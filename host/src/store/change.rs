@@ -28,6 +28,10 @@ pub struct Restored {
     pub subscriptions: Vec<Wanted>,
     /// What the broker has acknowledged.
     pub at_broker: Vec<Subscription>,
+    /// What of the inboxes and the dead letters the broker may send again, in order.
+    pub repeatable: Vec<Repeatable>,
+    /// The broker has a session of ours, as far as is known.
+    pub has_session: bool,
     /// What the broker does not bear.
     pub quarantined: Vec<Quarantined>,
     /// Plugins of which more is kept.
@@ -114,6 +118,19 @@ pub struct Arrived {
     pub redelivered: bool,
 }
 
+/// An inbound message of this session that is kept, and that the broker may send again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repeatable {
+    /// The plugin's name.
+    pub plugin: Arc<str>,
+    /// Its place in the order.
+    pub number: u64,
+    /// Under which it arrived.
+    pub packet_id: u16,
+    /// Of what the broker would send.
+    pub digest: u64,
+}
+
 /// A part of a queue.
 #[derive(Debug, Clone)]
 pub struct Page<T> {
@@ -159,6 +176,8 @@ pub enum Change {
         plugin: Arc<str>,
         /// The arrival's number.
         number: u64,
+        /// Under which it arrived; 0: not known any more.
+        packet_id: u16,
         /// The message.
         message: Message,
         /// It may have been handled before.
@@ -241,6 +260,8 @@ pub enum Change {
         number: u64,
         /// The message.
         message: Message,
+        /// Under which it arrived; 0: what the inbox knows of it, if anything.
+        packet_id: u16,
         /// How often it was tried.
         attempts: u32,
         /// Why the last attempt failed.

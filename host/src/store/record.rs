@@ -1,7 +1,7 @@
 //! How a message is written into the store.
 //!
 //! ```text
-//! magic 4 │ length 4 │ CRC-32 4 │ cost 4 │ body (postcard)
+//! magic 4 │ length 4 │ CRC-32 4 │ cost 4 │ body (postcard) │ packet id (postcard), if there is one
 //! ```
 //!
 //! Numbers are little-endian; the checksum is over cost and body. The body says where it
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::Stamp,
-    message::{Message, Properties, Qos, UserProperties},
+    message::{self, Message, Properties, Qos, UserProperties},
     store::Record,
     topic::TopicName,
 };
@@ -51,6 +51,10 @@ pub(super) struct Body<'a> {
     retain: bool,
     #[serde(borrow)]
     properties: Option<StoredProperties<'a>>,
+    /// Under which it arrived; 0: it did not, or that is not known. It stands behind the others, so that
+    /// a host that does not know of it reads the rest.
+    #[serde(skip)]
+    pub(super) packet_id: u16,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -75,12 +79,13 @@ pub(super) struct Label<'a> {
     pub(super) written: Stamp,
     pub(super) redelivered: bool,
     pub(super) reason: &'a str,
+    pub(super) packet_id: u16,
 }
 
 impl<'a> Label<'a> {
     pub(super) fn new(kind: Kind, name: &'a str, place: u64, record: &Record, written: Stamp) -> Self {
         let age = u64::try_from(record.age.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Self { kind, name, place, number: record.number, age, written, redelivered: false, reason: "" }
+        Self { kind, name, place, number: record.number, age, written, redelivered: false, reason: "", packet_id: 0 }
     }
 }
 
@@ -132,6 +137,7 @@ pub(super) fn write(label: &Label<'_>, message: &Message, out: &mut Vec<u8>) -> 
         at_least_once: message.qos == Qos::AtLeastOnce,
         retain: message.retain,
         properties,
+        packet_id: label.packet_id,
     };
     let begin = out.len();
     out.reserve(HEADER + message.cost() + 64);
@@ -139,6 +145,9 @@ pub(super) fn write(label: &Label<'_>, message: &Message, out: &mut Vec<u8>) -> 
     out.extend_from_slice(&[0; 8]);
     out.extend_from_slice(&u32::try_from(message.cost()).unwrap_or(u32::MAX).to_le_bytes());
     postcard::to_io(&body, &mut *out).ok()?;
+    if label.packet_id != 0 {
+        postcard::to_io(&label.packet_id, &mut *out).ok()?;
+    }
     let record = out.get_mut(begin..)?;
     let length = u32::try_from(record.len()).ok()?.to_le_bytes();
     let checksum = crc32fast::hash(record.get(12..)?).to_le_bytes();
@@ -171,11 +180,18 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Body<'_>, usize), Unreadable> {
     if checksum != crc32fast::hash(checked).to_le_bytes() {
         return Err(Unreadable::Damaged);
     }
-    let body = record.get(HEADER..).and_then(|body| postcard::from_bytes(body).ok());
-    Ok((body.ok_or(Unreadable::Damaged)?, length))
+    let body = record.get(HEADER..).ok_or(Unreadable::Damaged)?;
+    let (body, rest) = postcard::take_from_bytes::<Body<'_>>(body).map_err(|_| Unreadable::Damaged)?;
+    let packet_id = postcard::from_bytes(rest).unwrap_or_default();
+    Ok((Body { packet_id, ..body }, length))
 }
 
 impl Body<'_> {
+    /// By which the message is recognised when it arrives once more.
+    pub(super) fn digest(&self) -> u64 {
+        message::digest(self.topic, self.payload)
+    }
+
     /// The message, in memory of its own.
     pub(super) fn message(&self) -> Option<Message> {
         let properties = self.properties.as_ref().map(|stored| {
@@ -238,6 +254,7 @@ pub(super) mod tests {
             written: Stamp::now(None),
             redelivered: true,
             reason: "",
+            packet_id: 0x1234,
         };
         encode(&label, &message("a/b", 100)).unwrap()
     }
@@ -248,6 +265,7 @@ pub(super) mod tests {
         let (body, length) = decode(&record).unwrap();
         assert_eq!(length, record.len());
         assert_eq!((body.name, body.place, body.number, body.age), ("plugin", 9, 3, 1500));
+        assert_eq!(body.packet_id, 0x1234);
         assert_eq!(body.message().unwrap(), message("a/b", 100));
         assert_eq!(header(&record).unwrap().1, message("a/b", 100).cost());
     }

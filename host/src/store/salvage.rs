@@ -146,13 +146,15 @@ pub(super) fn change(body: &record::Body<'_>, now: &Stamp) -> Option<Change> {
         Kind::Dead => Change::Dead {
             plugin: name,
             number: body.place,
+            packet_id: 0,
             message,
             attempts: body.number,
             reason: body.reason.to_owned(),
         },
         // Whether that version stood is not known any more; twice is better than not at all.
+        // Nor is the session in which it arrived, so its packet id means nothing.
         Kind::Inbox | Kind::Probation => {
-            Change::Arrived { plugin: name, number: body.place, message, redelivered: body.redelivered }
+            Change::Arrived { plugin: name, number: body.place, packet_id: 0, message, redelivered: body.redelivered }
         }
     })
 }

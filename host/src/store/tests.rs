@@ -171,7 +171,7 @@ fn taken(owner: &str, seq: u64) -> Change {
 }
 
 fn arrived(plugin: &str, number: u64) -> Change {
-    Change::Arrived { plugin: plugin.into(), number, message: message("t", 200), redelivered: false }
+    Change::Arrived { plugin: plugin.into(), number, packet_id: 0, message: message("t", 200), redelivered: false }
 }
 
 fn settled(owner: &str, seq: u64) -> Change {

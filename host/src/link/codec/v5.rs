@@ -14,7 +14,7 @@ use rumqttc_v5::mqttbytes::{
     },
 };
 
-use super::{ConnAck, Connect, DecodeError, EncodeError, Inbound, NOT_AUTHORIZED, Refusal, reason};
+use super::{ConnAck, Connect, DecodeError, EncodeError, Farewell, Inbound, NOT_AUTHORIZED, Refusal, reason};
 use crate::{message::Qos, router::Subscription, topic::TopicFilter};
 
 pub(super) use encode::{publish, publish_length};
@@ -92,8 +92,14 @@ pub(super) fn puback(packet_id: u16) -> Packet {
     Packet::PubAck(v5::PubAck::new(packet_id, None))
 }
 
-pub(super) fn disconnect() -> Packet {
-    Packet::Disconnect(v5::Disconnect::new(DisconnectReasonCode::NormalDisconnection))
+pub(super) fn disconnect(farewell: Farewell) -> Packet {
+    let reason = match farewell {
+        Farewell::Normal => DisconnectReasonCode::NormalDisconnection,
+        Farewell::Unspecified => DisconnectReasonCode::UnspecifiedError,
+        Farewell::ProtocolError => DisconnectReasonCode::ProtocolError,
+        Farewell::ReceiveMaximumExceeded => DisconnectReasonCode::ReceiveMaximumExceeded,
+    };
+    Packet::Disconnect(v5::Disconnect::new(reason))
 }
 
 fn inbound(packet: Packet) -> Inbound {

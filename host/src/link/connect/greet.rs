@@ -29,12 +29,12 @@ pub(super) async fn greet(
     };
     codec.connect(&connect, &mut wire.outbound).map_err(|error| LinkError::NotMqtt(format!("CONNECT: {error}")))?;
     let inbound = loop {
-        let turn = wire.turn().await.map_err(|cause| match broken(settings, cause) {
+        let turn = wire.turn(true).await.map_err(|cause| match broken(settings, cause) {
             LinkError::Closed | LinkError::Broken(_) => LinkError::ClosedUnanswered,
             error => error,
         });
         match turn? {
-            Turn::Read => {
+            Turn::Read(_) => {
                 not_another_protocol(&wire.inbound, settings)?;
                 if let Some(inbound) = codec.decode(&mut wire.inbound)? {
                     break inbound;

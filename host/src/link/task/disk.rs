@@ -15,8 +15,8 @@ use tracing::{error, info, warn};
 use super::{
     super::{
         Known, Look,
+        arrivals::{Kept, Token},
         client::{CallEnd, Dead},
-        session::Token,
     },
     Registered, Task,
 };
@@ -26,7 +26,7 @@ use crate::{
     message::Qos,
     outbox::{Entry, PAGE, Seq},
     router::SubscriberId,
-    store::{Change, Page, Quarantined, Record, Restored, Taken},
+    store::{Change, Page, Quarantined, Record, Repeatable, Restored, Taken},
 };
 
 /// The journal, and what an earlier run left.
@@ -43,6 +43,8 @@ pub(in crate::link) struct Disk {
 pub(super) struct Tickets {
     last: AtomicU64,
     waiting: HashMap<u64, Ticket>,
+    /// Bytes of arrivals on their way to inboxes.
+    storing: usize,
 }
 
 #[derive(Debug)]
@@ -55,7 +57,15 @@ enum Ticket {
         is_removed: bool,
     },
     /// These are in inboxes now.
-    Stored(Vec<(SubscriberId, Token)>),
+    Stored(Stored),
+}
+
+/// Arrivals that are put into inboxes together.
+#[derive(Debug, Default)]
+pub(super) struct Stored {
+    arrivals: Vec<(SubscriberId, Token)>,
+    /// Of those that are nowhere else.
+    bytes: usize,
 }
 
 impl Disk {
@@ -71,8 +81,36 @@ impl Disk {
 impl Tickets {
     fn add(&mut self, ticket: Ticket) -> u64 {
         let number = self.last.fetch_add(1, Relaxed) + 1;
+        if let Ticket::Stored(Stored { bytes, .. }) = &ticket {
+            self.storing += bytes;
+        }
         self.waiting.insert(number, ticket);
         number
+    }
+
+    fn take(&mut self, number: u64) -> Option<Ticket> {
+        let ticket = self.waiting.remove(&number)?;
+        if let Ticket::Stored(Stored { bytes, .. }) = &ticket {
+            self.storing -= bytes;
+        }
+        Some(ticket)
+    }
+
+    /// Bytes of arrivals that are in no mailbox and on no disk yet.
+    pub(super) fn storing(&self) -> usize {
+        self.storing
+    }
+}
+
+impl Stored {
+    /// `bytes`: what of it is nowhere else.
+    pub(super) fn put(&mut self, id: SubscriberId, token: Token, bytes: usize) {
+        self.arrivals.push((id, token));
+        self.bytes += bytes;
+    }
+
+    fn one(id: SubscriberId, token: Token) -> Self {
+        Self { arrivals: vec![(id, token)], bytes: 0 }
     }
 }
 
@@ -109,6 +147,11 @@ impl Task {
                 self.router.restore(*id, subscription.filter, subscription.qos, subscription.identifier);
             }
         }
+        let kept = restored.repeatable.iter().filter_map(|repeatable| {
+            let Repeatable { plugin, number: token, packet_id, digest } = repeatable;
+            Some(Kept { token: *token, packet_id: *packet_id, digest: *digest, holder: *ids.get(plugin)? })
+        });
+        self.session.arrivals.remember(kept);
         self.at_broker = restored.at_broker.into_iter().map(|at| (at.filter.clone(), at)).collect();
         for quarantined in restored.quarantined {
             warn!(
@@ -125,7 +168,7 @@ impl Task {
         self.clients.get(&id)?.name.clone()
     }
 
-    fn change(&mut self, change: Change) {
+    pub(super) fn change(&mut self, change: Change) {
         if let Some(disk) = &mut self.disk {
             disk.journal.change(change);
         }
@@ -203,11 +246,11 @@ impl Task {
             (Some(token), Some(message), Some(plugin)) => {
                 // Ahead of those that are kept no longer: it may be one of them.
                 changes.insert(0, Change::OnProbation { plugin, number: token, message });
-                self.session.stores(token, id);
-                Some(self.tickets.add(Ticket::Stored(vec![(id, token)])))
+                self.session.arrivals.stores(token, id);
+                Some(self.tickets.add(Ticket::Stored(Stored::one(id, token))))
             }
             (Some(token), None, Some(plugin)) => {
-                let is_removed = !self.session.is_in_memory(token, id);
+                let is_removed = !self.session.arrivals.is_in_memory(token, id);
                 if is_removed {
                     changes.push(Change::Handled { plugin, number: token });
                 }
@@ -222,25 +265,21 @@ impl Task {
     pub(super) fn bury(&mut self, id: SubscriberId, dead: Dead) {
         let Dead { token, message, attempts, reason, is_kept } = dead;
         let Some(plugin) = self.name(id) else { return };
-        let number = token.unwrap_or_else(|| self.session.new_token());
-        self.session.stores(number, id);
-        let ticket = self.tickets.add(Ticket::Stored(vec![(id, number)]));
+        let packet_id = token.and_then(|token| self.session.arrivals.packet_id(token)).unwrap_or_default();
+        let number = token.unwrap_or_else(|| self.session.arrivals.new_token());
+        self.session.arrivals.stores(number, id);
+        let ticket = self.tickets.add(Ticket::Stored(Stored::one(id, number)));
         let kept = is_kept.then(|| Change::OnProbation { plugin: plugin.clone(), number, message: message.clone() });
-        let dead = Change::Dead { plugin, number, message, attempts, reason };
+        let dead = Change::Dead { plugin, number, packet_id, message, attempts, reason };
         self.together(kept.into_iter().chain([dead]).collect(), None, Some(ticket));
     }
 
     /// A dead letter arrives once more.
     pub(super) fn revive(&mut self, plugin: &Arc<str>, number: u64) {
-        let arrival = self.session.new_token();
+        let arrival = self.session.arrivals.new_token();
         self.together(vec![Change::Revived { plugin: plugin.clone(), number, arrival }], None, None);
         let Some(id) = self.client_named(plugin) else { return };
-        if let Some(client) = self.clients.get_mut(&id) {
-            client.overflow.put(arrival);
-            if let Some(mailbox) = &client.mailbox {
-                mailbox.set_overflows(true);
-            }
-        }
+        self.overflow(id, arrival);
         self.read_inbox(id);
     }
 
@@ -285,10 +324,11 @@ impl Task {
     }
 
     /// Arrivals have been put into inboxes: asks to be told when they are safe there.
-    pub(super) fn commit_stored(&mut self, stored: Vec<(SubscriberId, Token)>) {
-        if stored.is_empty() {
+    pub(super) fn commit_stored(&mut self) {
+        if self.stored.arrivals.is_empty() {
             return;
         }
+        let stored = std::mem::take(&mut self.stored);
         let ticket = self.tickets.add(Ticket::Stored(stored));
         if let Some(disk) = &mut self.disk {
             disk.journal.commit(None, Some(ticket));
@@ -297,14 +337,14 @@ impl Task {
 
     pub(super) fn report(&mut self, report: Report) {
         match report {
-            Report::Durable(number) => match self.tickets.waiting.remove(&number) {
+            Report::Durable(number) => match self.tickets.take(number) {
                 Some(Ticket::Handled { id, token, is_removed: false }) => self.handled(id, token),
                 // It may be on its way to the inbox, or repeated by the broker meanwhile.
                 Some(Ticket::Handled { id, token, is_removed: true }) => {
-                    self.session.handled(token, id);
+                    self.session.arrivals.handled(token, id);
                 }
                 Some(Ticket::Stored(stored)) => {
-                    stored.into_iter().for_each(|(id, token)| self.session.stored(token, id));
+                    stored.arrivals.into_iter().for_each(|(id, token)| self.session.arrivals.stored(token, id));
                 }
                 None => {}
             },

@@ -6,10 +6,9 @@ use tracing::{debug, warn};
 
 use super::{
     super::{
+        arrivals::{Held, Holders, Token},
         codec::Arrival,
-        error::LinkError,
         overflow::Overflow,
-        session::{Held, Token},
     },
     Phase, Task,
 };
@@ -24,17 +23,17 @@ use crate::{
 pub(super) const HOLD: Duration = Duration::from_secs(1);
 
 impl Task {
-    /// A message came.
-    pub(super) fn arrived(&mut self, arrival: Arrival, now: Instant) -> Result<(), LinkError> {
+    /// A message came. What of it goes to inboxes is to be committed.
+    pub(super) fn arrived(&mut self, arrival: Arrival, now: Instant) {
         let Arrival { message, packet_id, duplicate, identifiers } = arrival;
         if !matches!(*self.phase.borrow(), Phase::Open) {
-            return Ok(());
+            return;
         }
-        let token = match message.qos {
-            Qos::AtMostOnce => None,
-            Qos::AtLeastOnce => match self.session.arrived(packet_id, duplicate, now) {
-                Some(token) => Some(token),
-                None => return Ok(()),
+        let (token, holders) = match message.qos {
+            Qos::AtMostOnce => (None, Holders::new()),
+            Qos::AtLeastOnce => match self.session.arrivals.arrived(&message, packet_id, duplicate, now) {
+                Some((token, holders)) => (Some(token), holders),
+                None => return,
             },
         };
         let mut found = std::mem::take(&mut self.found);
@@ -42,21 +41,15 @@ impl Task {
         if found.is_empty() {
             debug!(topic = %message.topic, "a message arrived that nobody here takes");
         }
-        let mut stored = Vec::new();
         for id in &found {
             match token {
                 None => self.deliver_qos0(*id, &message, duplicate),
-                Some(token) => {
-                    let is_storing = self.deliver(*id, token, &message, duplicate);
-                    if is_storing {
-                        stored.push((*id, token));
-                    }
-                }
+                // Who has it on disk since an earlier run is not given it again.
+                Some(_) if holders.contains(id) => {}
+                Some(token) => self.deliver(*id, token, packet_id, &message, duplicate),
             }
         }
         self.found = found;
-        self.commit_stored(stored);
-        Ok(())
     }
 
     fn deliver_qos0(&mut self, id: SubscriberId, message: &Message, duplicate: bool) {
@@ -74,35 +67,66 @@ impl Task {
         }
     }
 
-    /// Into the mailbox, or, true, into the inbox.
-    fn deliver(&mut self, id: SubscriberId, token: Token, message: &Message, redelivered: bool) -> bool {
-        let Some(client) = self.clients.get_mut(&id) else { return false };
+    /// Into the mailbox, or into the inbox.
+    fn deliver(&mut self, id: SubscriberId, token: Token, packet_id: u16, message: &Message, redelivered: bool) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
         let lasts = self.disk.is_some() && client.name.is_some();
         let reads = client.mailbox.as_ref().filter(|_| !client.is_away);
-        match reads.filter(|mailbox| !lasts || (!client.overflow.is_on() && mailbox.has_room(message.cost()))) {
-            Some(mailbox) => {
+        let is_stored = lasts && client.overflow.is_on();
+        match reads {
+            Some(mailbox) if !is_stored && mailbox.has_room(message.cost()) => {
                 mailbox.deliver(message.clone(), redelivered, Some(token));
-                self.session.went_to(id, message, false);
-                false
+                self.session.arrivals.went_to(id, false);
             }
-            None if lasts => {
-                client.overflow.put(token);
-                if let Some(mailbox) = &client.mailbox {
-                    mailbox.set_overflows(true);
+            Some(mailbox) if !lasts => {
+                mailbox.deliver_beyond(message.clone(), redelivered, token);
+                self.session.arrivals.went_to(id, false);
+            }
+            _ if lasts => {
+                if !is_stored {
+                    self.spill(id);
                 }
-                self.session.went_to(id, message, true);
-                self.store(id, token, message.clone(), redelivered);
-                true
+                self.overflow(id, token);
+                self.session.arrivals.went_to(id, true);
+                let held = Held {
+                    token,
+                    packet_id,
+                    message: message.clone(),
+                    duplicate: redelivered,
+                    receivers: Holders::from_iter([id]),
+                };
+                self.store(held, message.cost());
             }
-            None => {
-                warn!(client = id, topic = %message.topic, "a QoS 1 message was given up: nobody reads it");
-                false
-            }
+            _ => warn!(client = id, topic = %message.topic, "a QoS 1 message was given up: nobody reads it"),
         }
     }
 
-    fn store(&mut self, id: SubscriberId, token: Token, message: Message, redelivered: bool) {
-        self.change_of(id, |plugin| Change::Arrived { plugin, number: token, message, redelivered });
+    /// What a plugin has in memory only goes to its inbox, before what comes behind it does: so what is
+    /// there is in the order of arrival, without a gap, also for the next run.
+    fn spill(&mut self, id: SubscriberId) {
+        for held in self.session.arrivals.spill(id) {
+            self.store(held, 0);
+        }
+    }
+
+    /// A message is in the inbox and not in the mailbox.
+    pub(super) fn overflow(&mut self, id: SubscriberId, token: Token) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        client.overflow.put(token);
+        if let Some(mailbox) = &client.mailbox {
+            mailbox.set_overflows(true);
+        }
+    }
+
+    /// `bytes`: what of it is nowhere else.
+    fn store(&mut self, held: Held, mut bytes: usize) {
+        let Held { token, packet_id, message, duplicate: redelivered, receivers } = held;
+        for id in receivers {
+            let Some(plugin) = self.name(id) else { continue };
+            self.stored.put(id, token, std::mem::take(&mut bytes));
+            let message = message.clone();
+            self.change(Change::Arrived { plugin, number: token, packet_id, message, redelivered });
+        }
     }
 
     /// What plugins have held for too long goes to their inboxes.
@@ -110,21 +134,15 @@ impl Task {
         if self.disk.is_none() {
             return;
         }
-        let mut stored = Vec::new();
-        for Held { token, message, duplicate, receivers } in self.session.held(HOLD, now) {
-            for id in receivers {
-                if self.name(id).is_some() {
-                    self.store(id, token, message.clone(), duplicate);
-                    stored.push((id, token));
-                }
-            }
+        for held in self.session.arrivals.held(HOLD, now) {
+            self.store(held, 0);
         }
-        self.commit_stored(stored);
+        self.commit_stored();
     }
 
     /// A plugin has handled a message.
     pub(super) fn handled(&mut self, id: SubscriberId, token: Token) {
-        if self.session.handled(token, id) {
+        if self.session.arrivals.handled(token, id) {
             self.change_of(id, |plugin| Change::Handled { plugin, number: token });
         }
     }
@@ -136,14 +154,14 @@ impl Task {
             return;
         }
         if self.disk.is_some() && self.name(id).is_some() {
-            if let Some((message, duplicate)) = self.session.message(token) {
-                self.store(id, token, message, duplicate);
-                self.commit_stored(vec![(id, token)]);
+            if let Some(held) = self.session.arrivals.message(token) {
+                self.store(Held { receivers: Holders::from_iter([id]), ..held }, 0);
+                self.commit_stored();
             }
             return;
         }
         warn!("a QoS 1 message was given up: the plugin it was for is gone");
-        self.session.handled(token, id);
+        self.session.arrivals.handled(token, id);
     }
 
     /// The mailbox has nothing more, the inbox has.

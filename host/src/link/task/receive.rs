@@ -16,19 +16,23 @@ use super::{
 };
 use crate::outbox::Seq;
 
-/// More unacknowledged messages than this end the connection, so that memory is bounded. At
-/// MQTT 5 the window that is announced is smaller, but mosquitto 2.0 does not always keep to it,
-/// and that is not worth a connection; at 3.1.1 none can be announced.
-const TOLERATED_UNACKNOWLEDGED: usize = 1000;
+/// MQTT has no more packet ids: who has more unacknowledged messages uses some twice.
+const MOST_UNACKNOWLEDGED: usize = u16::MAX as usize;
 
 impl Task {
-    /// Takes in all packets that are whole.
+    /// Takes in all packets that are whole; what of it goes to inboxes is one group.
     pub(super) fn receive(&mut self, connection: &mut Connection, clock: &mut Clock) -> Result<(), LinkError> {
+        let received = self.take_in(connection, clock);
+        self.commit_stored();
+        received
+    }
+
+    fn take_in(&mut self, connection: &mut Connection, clock: &mut Clock) -> Result<(), LinkError> {
         let now = Instant::now();
         while let Some(inbound) = connection.codec.decode(&mut connection.wire.inbound)? {
             clock.keep_alive.received(now);
             match inbound {
-                Inbound::Publish(arrival) => self.arrived(arrival, now)?,
+                Inbound::Publish(arrival) => self.arrived(arrival, now),
                 Inbound::Unusable(unusable) => self.skip(&unusable, now),
                 Inbound::PubAck { packet_id, result, undefined } => {
                     self.wonder("PUBACK", undefined);
@@ -59,10 +63,8 @@ impl Task {
                 }
             }
         }
-        if self.session.unacknowledged() > TOLERATED_UNACKNOWLEDGED {
-            return Err(LinkError::NotMqtt(format!(
-                "more than {TOLERATED_UNACKNOWLEDGED} messages without waiting for an acknowledgement"
-            )));
+        if self.session.arrivals.unacknowledged() > MOST_UNACKNOWLEDGED {
+            return Err(LinkError::Flooded);
         }
         Ok(())
     }
@@ -75,7 +77,7 @@ impl Task {
             return;
         }
         if *packet_id != 0 {
-            self.session.skipped(*packet_id, now);
+            self.session.arrivals.skipped(*packet_id, now);
         }
         if let Some(skipped) = self.oddities.skipped(topic) {
             warn!(?topic, skipped, "the broker has sent a message that breaks MQTT's rules; it is skipped: {reason}");

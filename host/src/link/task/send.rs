@@ -37,7 +37,10 @@ impl Task {
     /// Encodes what may leave now.
     pub(super) fn fill(&mut self, connection: &mut Connection, clock: &mut Clock) -> Result<(), LinkError> {
         let now = Instant::now();
-        while let Some(packet_id) = self.session.next_acknowledgement() {
+        // A broker that does not read gets no more of them encoded than it may take.
+        while connection.wire.outbound.len() < AHEAD
+            && let Some(packet_id) = self.session.arrivals.next_acknowledgement()
+        {
             let written = connection.codec.puback(packet_id, &mut connection.wire.outbound);
             written.map_err(|error| LinkError::NotMqtt(format!("a packet can't be written: {error}")))?;
         }
@@ -77,6 +80,12 @@ impl Task {
             Some(Departure::New(head)) => head,
         };
         let (seq, entry, is_backlog) = (head.seq, head.entry, head.is_backlog);
+        if let Some(breach) = connection.connack.forbids(&entry.message) {
+            if let Some((seq, entry)) = self.outbox.pop() {
+                self.give_up(seq, entry, breach.into(), None);
+            }
+            return Sent::Yes;
+        }
         if entry.is_expired() {
             if let Some((seq, entry)) = self.outbox.pop() {
                 self.give_up(seq, entry, "its message expiry passed while it waited".into(), None);
@@ -136,6 +145,13 @@ impl Task {
             self.session.end(packet_id);
             return Sent::Yes;
         };
+        if let Some(breach) = connection.connack.forbids(&entry.message) {
+            self.session.end(packet_id);
+            if let Some(entry) = self.outbox.settle(seq) {
+                self.give_up(seq, entry, breach.into(), None);
+            }
+            return Sent::Yes;
+        }
         let max_age = self.settings.max_age;
         if entry.is_expired() || max_age.is_some_and(|max_age| entry.age.elapsed() > max_age) {
             let reason = match entry.is_expired() {
