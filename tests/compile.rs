@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use crate::harness::{Bed, Program, Result};
+use crate::harness::{Bed, Context as _, Message, Program, Result, ensure};
 
 const RECORDER: &str = r#"
     [plugins.recorder]
@@ -32,6 +32,42 @@ async fn a_second_start_does_not_compile() -> Result<()> {
     host.log(&["WARN", "is compiled anew"]).await?;
     host.log(&["connect success"]).await?;
     host.stop().await
+}
+
+#[tokio::test]
+async fn a_flipped_bit_in_kept_code_costs_a_compilation_and_no_more() -> Result<()> {
+    let rounds = std::env::var("ALPHORN_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(5);
+    let seed = std::env::var("ALPHORN_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+    let mut random = fastrand::Rng::with_seed(seed);
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("out").await?;
+    let config = bed.config(RECORDER);
+    let kept = || -> Result<_> {
+        let mut files = std::fs::read_dir(config.data_dir().join("compiled"))?.collect::<Result<Vec<_>, _>>()?;
+        ensure!(files.len() == 1, "{files:?}");
+        Ok(files.remove(0).path())
+    };
+    for round in 0..=rounds {
+        let mut host = Program::run(&config)?;
+        let is_up = |message: &&Message| message.payload.starts_with(b"* up");
+        let ups = |messages: &[Message]| (messages.iter().filter(is_up).count() > round).then_some(());
+        watcher.wait_for("its start", ups).await.with_context(|| format!("ALPHORN_SEED={seed}, round {round}"))?;
+        if round > 0 {
+            host.log(&["WARN", "is damaged", "is compiled anew"]).await?;
+        }
+        host.log(&["compiled", "recorder.wasm", "ms"]).await?;
+        let payload = format!("{round}");
+        bed.client().await?.publish("in", payload.as_bytes()).await?;
+        watcher.payload(&format!("in {payload}")).await.with_context(|| format!("ALPHORN_SEED={seed}"))?;
+        host.stop().await.with_context(|| format!("ALPHORN_SEED={seed}, round {round}"))?;
+        let file = kept()?;
+        let mut code = std::fs::read(&file)?;
+        let at = random.usize(..code.len());
+        code[at] ^= 1 << random.u8(..8);
+        std::fs::write(&file, code)?;
+    }
+    Ok(())
 }
 
 #[tokio::test]

@@ -104,7 +104,7 @@ async fn another_version_takes_over_between_two_messages() -> Result<()> {
     running.tell("b").await?;
     running.watcher.payload("in b None []").await?;
     assert_eq!(running.socket.plugin("handler").await?.state, "probation");
-    let back = Request::Rollback { name: "handler".to_owned() };
+    let back = Request::Rollback { name: "handler".to_owned(), to: None, dry_run: false };
     running.socket.does(back).await?.map_err(anyhow::Error::msg)?;
     running.tell("c").await?;
     running.watcher.payload("in c None []").await?;

@@ -121,7 +121,7 @@ async fn a_probation_that_is_stood_makes_the_new_version_permanent_and_releases_
     let row = socket.plugin("keeper").await?;
     assert_eq!((row.version, row.state.as_str()), (version, "running"));
     // And the one before can still come back.
-    socket.does(Request::Rollback { name: "keeper".to_owned() }).await?.map_err(anyhow::Error::msg)?;
+    socket.roll_back("keeper", None).await?.map_err(anyhow::Error::msg)?;
     client.publish("in", b"4").await?;
     running.watcher.payload("4 4 swap").await?;
     again.stop().await
@@ -131,14 +131,136 @@ async fn a_probation_that_is_stood_makes_the_new_version_permanent_and_releases_
 async fn a_roll_back_as_told_ends_the_probation() -> Result<()> {
     let mut running = Running::start("", "").await?;
     let mut client = running.bed.client().await?;
-    let none = running.socket.does(Request::Rollback { name: "keeper".to_owned() }).await?.unwrap_err();
+    let none = running.socket.roll_back("keeper", None).await?.unwrap_err();
     assert!(none.contains("no version before"), "{none}");
     let file = running.version(1)?;
     running.socket.swap("keeper", &file).await?.map_err(anyhow::Error::msg)?;
     client.publish("in", b"a").await?;
     running.watcher.payload("a 1 swap").await?;
-    running.socket.does(Request::Rollback { name: "keeper".to_owned() }).await?.map_err(anyhow::Error::msg)?;
+    running.socket.roll_back("keeper", None).await?.map_err(anyhow::Error::msg)?;
     running.watcher.payload("a 1 rollback redelivered").await?;
+    running.host.stop().await
+}
+
+/// Probations that the first message ends.
+const SHORT: &str =
+    "retry = { max = 1 }, restart = { max = 5, within = \"1m\" }, probation = { time = \"1h\", messages = 1 }";
+
+impl Running {
+    /// Puts a version in place that stands its probation; what it is called.
+    async fn stands(&mut self, number: u8) -> Result<String> {
+        let file = self.version(number)?;
+        self.socket.swap("keeper", &file).await?.map_err(anyhow::Error::msg)?;
+        self.bed.client().await?.publish("in", format!("stands {number}").as_bytes()).await?;
+        let row = self.socket.until("keeper", |row| row.state == "running").await?;
+        row.version.context("a version")
+    }
+
+    /// Rolls back; what is in force then, and what could come after it.
+    async fn rolls_back(&mut self, to: Option<&str>) -> Result<(Option<String>, Option<String>)> {
+        self.socket.roll_back("keeper", to).await?.map_err(anyhow::Error::msg)?;
+        let row = self.socket.plugin("keeper").await?;
+        ensure!(row.state == "running", "no probation: {}", row.state);
+        Ok((row.version, row.previous))
+    }
+
+    async fn restart(&mut self) -> Result<()> {
+        self.host.stop().await?;
+        self.host = Program::run(&self.config)?;
+        self.host.log(&["connect success"]).await?;
+        self.socket = Host::of(&self.config).await?;
+        Ok(())
+    }
+
+    fn command(&self, arguments: &[&str]) -> Result<Program> {
+        let socket = self.config.socket();
+        Program::start(&[arguments, &["--socket", &socket.to_string_lossy()]].concat())
+    }
+}
+
+#[tokio::test]
+async fn a_roll_back_as_told_is_for_good() -> Result<()> {
+    let mut running = Running::start("", SHORT).await?;
+    let first = running.socket.plugin("keeper").await?.version;
+    let second = running.stands(1).await?;
+    assert_eq!(running.rolls_back(None).await?, (first.clone(), None));
+    // A fault does not bring back what somebody wanted to be rid of.
+    running.bed.client().await?.publish("in", b"trap").await?;
+    running.host.log(&["ERROR", "the plugin failed", "starts again"]).await?;
+    let row = running.socket.until("keeper", |row| row.state == "running").await?;
+    assert_eq!((row.version, row.faults), (first.clone(), 1));
+    for _ in 0..2 {
+        let none = running.socket.roll_back("keeper", None).await?.unwrap_err();
+        let words = ["no version before", &second, "rolled back: as told", "--to"];
+        ensure!(words.iter().all(|part| none.contains(part)), "{none}");
+        running.restart().await?;
+        assert_eq!(running.socket.plugin("keeper").await?.version, first);
+    }
+    // Unless it is named.
+    assert_eq!(running.rolls_back(Some(&second)).await?, (Some(second), None));
+    running.host.stop().await
+}
+
+#[tokio::test]
+async fn a_roll_back_says_where_it_goes_and_never_to_what_was_rolled_back() -> Result<()> {
+    let mut running = Running::start("", SHORT).await?;
+    let first = running.socket.plugin("keeper").await?.version.context("a version")?;
+    let good = running.stands(1).await?;
+    let bad = running.stands(2).await?;
+    let mut rollback = running.command(&["rollback", "keeper", "--dry-run"])?;
+    rollback.prints(&[&format!("keeper: version {good} would run instead of {bad}")]).await?;
+    rollback.fails(0, &[]).await?;
+    assert_eq!(running.socket.plugin("keeper").await?.version, Some(bad.clone()));
+    let mut rollback = running.command(&["rollback", "keeper"])?;
+    rollback.prints(&[&format!("keeper: version {good} runs instead of {bad}")]).await?;
+    rollback.fails(0, &[]).await?;
+    // The bad one is newer; the next one to go to is older.
+    running.restart().await?;
+    let row = running.socket.plugin("keeper").await?;
+    assert_eq!((row.version, row.previous), (Some(good.clone()), Some(first.clone())));
+    assert_eq!(running.rolls_back(None).await?, (Some(first), None));
+    let mut rollback = running.command(&["rollback", "keeper", "--to", "0123456"])?;
+    rollback.fails(64, &["no version that is kept begins with `0123456`", &good, "rolled back: as told"]).await?;
+    running.host.stop().await
+}
+
+#[tokio::test]
+async fn a_version_that_does_not_stop_is_rolled_back_all_the_same() -> Result<()> {
+    let mut running = Running::start("refuse = \"yes\"", SHORT).await?;
+    let first = running.socket.plugin("keeper").await?.version;
+    // While it is stopped there is nobody to refuse.
+    running.socket.does(Request::Stop { name: "keeper".to_owned() }).await?.map_err(anyhow::Error::msg)?;
+    let file = running.version(1)?;
+    running.socket.swap("keeper", &file).await?.map_err(anyhow::Error::msg)?;
+    running.socket.does(Request::Start { name: "keeper".to_owned() }).await?.map_err(anyhow::Error::msg)?;
+    let file = running.version(2)?;
+    let refused = running.socket.swap("keeper", &file).await?.unwrap_err();
+    ensure!(refused.contains("refused to hand over"), "{refused}");
+    assert_eq!(running.rolls_back(None).await?.0, first);
+    running.host.log(&["WARN", "hands nothing over"]).await?;
+    running.host.stop().await
+}
+
+#[tokio::test]
+async fn a_swap_that_waits_ends_as_the_probation_does() -> Result<()> {
+    let mut running = Running::start("trap_on = \"bad\"", SHORT).await?;
+    let file = running.version(1)?;
+    for (payload, code, words) in [("bad", 65, "rolled back: it trapped"), ("good", 0, "")] {
+        let mut swap = running.command(&["swap", "keeper", &file.to_string_lossy(), "--wait"])?;
+        running.socket.until("keeper", |row| row.state == "probation").await?;
+        assert_eq!(swap.stdout(), [""; 0], "it waits");
+        running.bed.client().await?.publish("in", payload.as_bytes()).await?;
+        swap.fails(code, &[words]).await?;
+        if code == 0 {
+            swap.prints(&["keeper: version", "stands, its probation is over"]).await?;
+        }
+    }
+    // Somebody stops it meanwhile.
+    let file = running.version(2)?;
+    let mut swap = running.command(&["swap", "keeper", &file.to_string_lossy(), "--wait"])?;
+    running.socket.until("keeper", |row| row.state == "probation").await?;
+    running.socket.does(Request::Stop { name: "keeper".to_owned() }).await?.map_err(anyhow::Error::msg)?;
+    swap.fails(69, &["it was stopped before its probation was over"]).await?;
     running.host.stop().await
 }
 
@@ -207,7 +329,7 @@ async fn what_a_version_on_probation_gave_up_comes_to_the_one_before() -> Result
     }
     running.watcher.payload("b 2 swap").await?;
     assert_eq!(running.socket.dead_letters().await?.len(), 1);
-    running.socket.does(Request::Rollback { name: "keeper".to_owned() }).await?.map_err(anyhow::Error::msg)?;
+    running.socket.roll_back("keeper", None).await?.map_err(anyhow::Error::msg)?;
     for line in ["a 1 rollback redelivered", "b 2 rollback redelivered"] {
         running.watcher.payload(line).await?;
     }
@@ -227,7 +349,7 @@ async fn subscriptions_outlast_a_kill_on_probation_and_the_roll_back() -> Result
     again.log(&["connect success"]).await?;
     let mut socket = Host::of(&running.config).await?;
     assert_eq!(socket.plugin("keeper").await?.state, "probation");
-    socket.does(Request::Rollback { name: "keeper".to_owned() }).await?.map_err(anyhow::Error::msg)?;
+    socket.roll_back("keeper", None).await?.map_err(anyhow::Error::msg)?;
     let mut client = running.bed.client().await?;
     client.publish("in", b"a").await?;
     running.watcher.payload("a 1 rollback").await?;

@@ -54,8 +54,8 @@ pub(crate) enum Command {
     Logs(LogsArgs),
     /// Put another component in place of a plugin's.
     Swap(SwapArgs),
-    /// Bring a plugin's version before back.
-    Rollback(NameArgs),
+    /// Bring a version of a plugin back, for good.
+    Rollback(RollbackArgs),
     /// Stop a plugin; its messages wait for it.
     Stop(NameArgs),
     /// Start a plugin that was stopped or quarantined.
@@ -304,6 +304,23 @@ pub(crate) struct SwapArgs {
     pub(crate) name: String,
     /// The component to put in place.
     pub(crate) file: PathBuf,
+    /// End when its probation is over: with 0 if it has stood it, else it was rolled back.
+    #[arg(long)]
+    pub(crate) wait: bool,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RollbackArgs {
+    /// The plugin.
+    pub(crate) name: String,
+    /// Go to this version, which was in force once [default: the newest before this one that was not rolled back].
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) to: Option<String>,
+    /// Say which version it would be, and do nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) host: HostArgs,
 }

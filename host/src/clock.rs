@@ -66,7 +66,7 @@ impl Stamp {
         Self::after(last, boot_id(), since_boot(), trusted_wall())
     }
 
-    fn after(last: Option<&Self>, boot: u128, since_boot: u64, wall: Option<u64>) -> Self {
+    pub(crate) fn after(last: Option<&Self>, boot: u128, since_boot: u64, wall: Option<u64>) -> Self {
         let ran = match last {
             None => since_boot,
             Some(last) if last.boot == boot => last.ran + since_boot.saturating_sub(last.since_boot),
@@ -91,10 +91,10 @@ impl Stamp {
     }
 }
 
-/// The time it is at least: that of the build, or one at which the clock could be trusted.
-pub fn not_before(last: Option<&Stamp>) -> SystemTime {
+/// The time it is at least: that of the build, or the last at which the clock could be trusted.
+pub fn not_before(trusted: Option<SystemTime>) -> SystemTime {
     let built = SystemTime::UNIX_EPOCH + Duration::from_secs(env!("BUILT_AT").parse().unwrap_or_default());
-    last.and_then(Stamp::wall).map_or(built, |wall| wall.max(built))
+    trusted.map_or(built, |trusted| trusted.max(built))
 }
 
 /// Random at each boot; where there is none, at each start of the host.
@@ -201,9 +201,9 @@ mod tests {
         let built = not_before(None);
         assert!(built > SystemTime::UNIX_EPOCH && built <= SystemTime::now());
         let early = stamp(None, 1, 1, Some(1));
-        assert_eq!(not_before(Some(&early)), built);
+        assert_eq!(not_before(early.wall()), built);
         let late = stamp(None, 1, 1, Some(1_000_000));
-        assert!(not_before(Some(&late)) > built);
+        assert_eq!(not_before(late.wall()), late.wall().unwrap());
     }
 
     #[test]

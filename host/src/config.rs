@@ -22,6 +22,7 @@ pub use self::tables::{CommandConfig, Lines, MessagingConfig};
 use self::file::{File, Limit};
 use crate::{
     control::{LONGEST_PATH, places},
+    exposure,
     grants::Grants,
     journal::Commit,
     link::{BackoffSettings, LinkSettings, Profile, Secret, TlsSettings, Version, WhenFull},
@@ -165,8 +166,12 @@ impl Config {
             message: format!("can't read the configuration {}: {cause}; --config names another", path.display()),
         })?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        Self::parse(&text, folder, environment(), overrides)
-            .map_err(|message| ConfigError { file: Some(path.into()), message })
+        let parsed = Self::parse(&text, folder, environment(), overrides);
+        let mut config = parsed.map_err(|message| ConfigError { file: Some(path.into()), message })?;
+        if ways::hold_secrets(&text) {
+            config.warnings.extend(exposure::readable(path));
+        }
+        Ok(config)
     }
 
     /// Without a file: what the environment and the command line say.
@@ -338,6 +343,7 @@ fn link(
         None => None,
         Some(path) => {
             let path = folder.join(path);
+            warnings.extend(exposure::readable(&path).map(|why| format!("link.password_file: {why}")));
             let text = std::fs::read_to_string(&path)
                 .map_err(|cause| format!("link.password_file: can't read {}: {cause}", path.display()))?;
             Some(Secret(text.trim_end_matches(['\r', '\n']).into()))

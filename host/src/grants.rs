@@ -76,6 +76,38 @@ impl Grants {
         self.subscribe.iter().any(|grant| self.reaches(grant, first) && grant.contains(filter))
     }
 
+    /// Why a filter that is granted today will not be by the next version: a shared subscription takes
+    /// messages away from the others of its group, so it has to be granted as such.
+    pub fn doubt_subscribe(&self, filter: &TopicFilter) -> Option<String> {
+        let first = filter.levels().next().unwrap_or_default();
+        let covers = |grant: &TopicFilter| self.reaches(grant, first) && grant.contains(filter);
+        if !self.subscribe.iter().any(covers) {
+            return None;
+        }
+        if self.subscribe.iter().any(|grant| grant.group() == filter.group() && covers(grant)) {
+            return None;
+        }
+        let wanted = match filter.group() {
+            Some(group) => format!("a grant in `subscribe` that begins with `$share/{group}/`"),
+            None => "a grant in `subscribe` without `$share/…`".to_owned(),
+        };
+        Some(format!("`{filter}` is granted by this version; the next one wants {wanted} for it"))
+    }
+
+    /// Why a response topic that is let pass today will not be by the next version: whoever answers
+    /// publishes there on the plugin's word.
+    pub fn doubt_response(&self, topic: &TopicName) -> Option<String> {
+        let first = topic.levels().next().unwrap_or_default();
+        let covers = |grant: &TopicFilter| self.reaches(grant, first) && grant.matches(topic);
+        if self.publish.iter().chain(self.subscribe.iter()).any(covers) {
+            return None;
+        }
+        Some(format!(
+            "the response topic `{topic}` is let pass by this version; the next one wants a grant for it in \
+             `publish` or in `subscribe`"
+        ))
+    }
+
     /// Whether a topic may be published to, and why.
     pub fn explain_publish(&self, topic: &str) -> Result<String, String> {
         let topic = TopicName::parse(topic).map_err(|cause| format!("`{topic}` is not a topic: {cause}"))?;
@@ -88,7 +120,9 @@ impl Grants {
         let filter = TopicFilter::parse(filter.to_owned())
             .map_err(|cause| format!("`{filter}` is not a topic filter: {cause}"))?;
         let first = filter.levels().next().unwrap_or_default();
-        self.explain(&self.subscribe, "subscribe", filter.as_str(), first, &|grant| grant.contains(&filter))
+        let why =
+            self.explain(&self.subscribe, "subscribe", filter.as_str(), first, &|grant| grant.contains(&filter))?;
+        Ok(self.doubt_subscribe(&filter).unwrap_or(why))
     }
 
     fn explain(
@@ -206,6 +240,41 @@ mod tests {
         assert!(may_subscribe(&grants, "a/+"));
         assert!(!may_subscribe(&grants, "a/#"));
         assert!(!may_subscribe(&grants, "#"));
+    }
+
+    #[test]
+    fn a_shared_subscription_wants_a_grant_of_its_group() {
+        let doubt = |subscribe: &[&str], filter: &str| {
+            let grants = grants(&[], subscribe, false).unwrap();
+            let filter = TopicFilter::parse(filter).unwrap();
+            assert!(grants.allow_subscribe(&filter), "{filter} is granted by this version");
+            grants.doubt_subscribe(&filter)
+        };
+        assert_eq!(doubt(&["$share/g/a/#"], "$share/g/a/b"), None);
+        assert_eq!(doubt(&["a/#", "$share/g/a/+"], "$share/g/a/b"), None);
+        assert_eq!(doubt(&["a/#"], "a/+"), None);
+        for (granted, filter, words) in [
+            ("a/#", "$share/g/a/b", "begins with `$share/g/`"),
+            ("$share/other/a/#", "$share/g/a/b", "begins with `$share/g/`"),
+            ("$share/g/a/#", "a/b", "without `$share/…`"),
+        ] {
+            let why = doubt(&[granted], filter).unwrap();
+            assert!(why.contains(words) && why.contains("the next one"), "{why}");
+            let explained = grants(&[], &[granted], false).unwrap().explain_subscribe(filter).unwrap();
+            assert!(explained.contains(words), "{explained}");
+        }
+        let none = grants(&[], &["a"], false).unwrap();
+        assert_eq!(none.doubt_subscribe(&TopicFilter::parse("$share/g/b").unwrap()), None, "refused already");
+    }
+
+    #[test]
+    fn a_response_topic_wants_a_grant_of_either_kind() {
+        let grants = grants(&["out/#"], &["in/+", "#"], false).unwrap();
+        let doubt = |topic: &str| grants.doubt_response(&TopicName::parse(topic).unwrap());
+        assert_eq!((doubt("out/a"), doubt("in/a")), (None, None));
+        assert!(doubt("$aws/things/other/shadow/update").unwrap().contains("the next one wants a grant"));
+        assert!(doubt("alphorn/gateway-7/jobs").is_some(), "wildcards never cover reserved topics");
+        assert!(Grants::default().doubt_response(&TopicName::parse("a").unwrap()).is_some());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Puts it together: plugins first, then the link; and takes it apart in the other order.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -13,9 +13,10 @@ use tracing::{error, info, warn};
 
 use crate::{
     clock,
-    config::{Config, DiskConfig, PluginConfig},
+    config::{Config, DiskConfig, PluginConfig, SocketConfig},
+    exposure,
     journal::JournalSettings,
-    link::{self, Disk, Link},
+    link::{self, Disk, Link, LinkSettings, WhenFull},
     plugin::{PluginHandle, Surroundings, Versions, compile::Compiler, engine::Engine},
     signature::TrustedKeys,
     store::{Store, StoreError, StoreSettings},
@@ -45,22 +46,26 @@ struct Plugin {
 /// Settings that are in force until the process ends, for comparing.
 #[derive(Debug, PartialEq)]
 struct Fixed {
-    link: String,
+    link: LinkSettings,
+    when_full: WhenFull,
     disk: Option<DiskConfig>,
+    socket: SocketConfig,
+    shutdown_grace: Duration,
     trusted_keys: TrustedKeys,
 }
 
 impl Host {
     /// Lets all plugins start. The link does not connect before [`Host::open`]; in a runtime of tokio.
     pub fn start(mut config: Config, compiler: Compiler) -> Result<Self, StartError> {
-        for warning in &config.warnings {
-            warn!("{warning}");
-        }
+        warn_about(&config);
         let fixed = Fixed::of(&config);
         let data_dir = config.disk.as_ref().map(|disk| disk.folder.clone());
         let disk = config.disk.map(open).transpose()?;
-        let last = disk.as_ref().and_then(|disk| disk.restored.last);
-        config.link.tls.not_before = Some(clock::not_before(last.as_ref()));
+        if let Some(Err(error)) = data_dir.as_deref().map(exposure::check_way) {
+            warn!("host.data_dir: what is kept there is not safe from others on this device: {error}");
+        }
+        let trusted = disk.as_ref().and_then(|disk| disk.restored.trusted);
+        config.link.tls.not_before = Some(clock::not_before(trusted));
         let (client_id, max_payload) = (config.link.client_id.as_str().into(), config.link.max_payload);
         let link = Arc::new(Link::start(config.link, disk).context("the link's thread does not start")?);
         link.forget_others(&config.plugins.keys().map(String::as_str).collect::<Vec<_>>());
@@ -123,9 +128,7 @@ impl Host {
     /// Puts another configuration's plugins in force: new ones start, missing ones end,
     /// changed ones are swapped; the others do not notice.
     pub async fn reload(&self, config: Config) {
-        for warning in &config.warnings {
-            warn!("{warning}");
-        }
+        warn_about(&config);
         if Fixed::of(&config) != self.fixed {
             warn!("[host], [link] or [outbox] differ from what is in force: that takes a restart");
         }
@@ -206,12 +209,15 @@ impl Host {
         let plugins = self.plugins().await;
         let (versions, engine) = (self.surroundings.versions.clone(), self.surroundings.engine.clone());
         let tidy = move || {
+            let mut loaded = HashSet::new();
             let wanted = || {
                 let digests: Option<Vec<_>> = plugins.iter().map(|(_, plugin)| plugin.digests()).collect();
-                Some(digests?.into_iter().flatten().collect())
+                let digests = digests?;
+                loaded.extend(digests.iter().flat_map(|digests| digests.loaded.clone()));
+                Some(digests.into_iter().flat_map(|digests| digests.kept).collect())
             };
-            if let Some(digests) = versions.tidy(wanted) {
-                engine.keep_only(&digests);
+            if versions.tidy(wanted).is_some() {
+                engine.keep_only(&loaded);
             }
         };
         let _ = tokio::task::spawn_blocking(tidy).await;
@@ -228,8 +234,11 @@ impl Plugin {
 impl Fixed {
     fn of(config: &Config) -> Self {
         Self {
-            link: format!("{:?} {:?}", config.link, config.when_full),
+            link: config.link.clone(),
+            when_full: config.when_full,
             disk: config.disk.clone(),
+            socket: config.socket.clone(),
+            shutdown_grace: config.shutdown_grace,
             trusted_keys: config.trusted_keys.clone(),
         }
     }
@@ -256,10 +265,66 @@ fn open(config: DiskConfig) -> Result<Disk, StoreError> {
     Ok(Disk { store, restored, settings: JournalSettings { commit }, keeps_outbox })
 }
 
+/// What is as it should not be, and works all the same.
+fn warn_about(config: &Config) {
+    let key = config.link.tls.identity.as_ref().and_then(|(_, key)| exposure::readable(key));
+    for warning in config.warnings.iter().cloned().chain(key.map(|why| format!("link.key: {why}"))) {
+        warn!("{warning}");
+    }
+}
+
 /// Looks at the files of the TLS configuration, so that a missing one is found at the start.
 pub fn check_files(config: &Config) -> Result<(), link::TlsError> {
     if config.link.url.is_tls() {
         link::client_config(&config.link.tls)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+    use crate::config::Overrides;
+
+    /// What takes a restart of a configuration with this in it.
+    fn fixed(folder: &Path, host: &str, link: &str, proxy: &str) -> Fixed {
+        let text = format!(
+            "[host]\ndata_dir = \"data\"\n{host}\n[link]\nurl = \"wss://broker/mqtt\"\nclient_id = \"gateway-7\"\n\
+             username = \"me\"\n{link}\n"
+        );
+        let environment = [("HTTPS_PROXY".to_owned(), proxy.to_owned())];
+        let environment = environment.into_iter().filter(|(_, proxy)| !proxy.is_empty());
+        Fixed::of(&Config::parse(&text, folder, environment, &Overrides::default()).unwrap())
+    }
+
+    #[test]
+    fn a_changed_setting_is_seen_also_where_it_is_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let of = |host: &str, link: &str| fixed(folder, host, link, "");
+        let password = "password_file = \"password\"";
+        fs::write(folder.join("password"), "one").unwrap();
+        let before = of("", password);
+        assert!(before == of("", password));
+        fs::write(folder.join("password"), "two").unwrap();
+        assert!(before != of("", password), "the password");
+        let header = |value| of("", &format!("headers = {{ Authorization = \"{value}\" }}"));
+        assert!(header("one") == header("one") && header("one") != header("two"), "a header");
+        let proxy = |login| of("", &format!("proxy = \"http://{login}@proxy:3128\""));
+        assert!(proxy("me:one") == proxy("me:one") && proxy("me:one") != proxy("me:two"), "the proxy's login");
+        let from_outside = |login| fixed(folder, "", "", &format!("http://{login}@proxy:3128"));
+        assert!(from_outside("me:one") != from_outside("me:two"), "the same from the environment");
+        for (host, link) in [
+            ("socket = \"other\"", ""),
+            ("shutdown_grace = \"1s\"", ""),
+            ("", "keep_alive = \"30s\""),
+            ("", "[outbox]\nwhen_full = \"block\""),
+            ("", "[outbox]\nmax_bytes = \"1MiB\""),
+            ("", "[outbox]\ncommit = \"50ms\""),
+        ] {
+            assert!(of("", "") != of(host, link), "{host}{link}");
+        }
+    }
 }

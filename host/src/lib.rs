@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod doctor;
+mod exposure;
 pub mod grants;
 pub mod host;
 pub mod journal;

@@ -75,8 +75,9 @@ use crate::{
     topic::TopicFilter,
 };
 
-/// `[link]` and `[outbox]`, checked.
-#[derive(Debug, Clone)]
+/// `[link]` and `[outbox]`, checked. Two are equal if nobody could tell them apart; how they are shown
+/// leaves out what is secret.
+#[derive(Debug, Clone, PartialEq)]
 pub struct LinkSettings {
     /// Its name in the log.
     pub label: &'static str,

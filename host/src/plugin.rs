@@ -28,6 +28,7 @@ pub mod component;
 pub mod engine;
 mod guest;
 mod handle;
+mod history;
 mod imports;
 mod instance;
 mod kind;
@@ -50,8 +51,9 @@ mod timers;
 mod versions;
 mod wasi;
 
+pub(crate) use self::history::short;
 pub use self::{
-    handle::{PluginHandle, Surroundings, SwapError},
+    handle::{Digests, InForce, PluginHandle, Surroundings, SwapError},
     kind::Kind,
     lifecycle::State,
     report::Report,

@@ -31,8 +31,8 @@ use redb::{
 };
 
 pub use self::change::{
-    Arrived, Change, DeadLetter, Entries, Installed, OnProbation, Page, Quarantined, Record, Repeatable, Restored,
-    Saved, Taken, Waiting, Wanted, Written,
+    Arrived, Became, Change, DeadLetter, Entries, Installed, OnProbation, Page, Past, Quarantined, Record, Repeatable,
+    Restored, Saved, Taken, Waiting, Wanted, Written,
 };
 use self::log::Log;
 use crate::{
@@ -307,8 +307,9 @@ impl Store {
             Ok(value.and_then(|value| Some(u64::from_le_bytes(value.value().try_into().ok()?))).unwrap_or_default())
         };
         (restored.last_seq, restored.last_number) = (number("last seq")?, number("last number")?);
-        let stamp = meta.get("stamp").map_err(redb::Error::from)?;
-        restored.last = stamp.and_then(|stamp| postcard::from_bytes(stamp.value()).ok());
+        let last = stamp(&meta, "stamp")?;
+        // Before there was a stamp for that, the last one was all that was known.
+        restored.trusted = stamp(&meta, "trusted")?.or(last).and_then(|stamp| stamp.wall());
         let (outbox, last_seq) = count(&read.open_table(OUTBOX).map_err(redb::Error::from)?)?;
         let (inbox, last_number) = count(&read.open_table(INBOX).map_err(redb::Error::from)?)?;
         restored.last_seq = restored.last_seq.max(last_seq);
@@ -384,7 +385,7 @@ impl Store {
         let group = number("log")?;
         drop((meta, read));
         self.numbers = Last { seq: restored.last_seq, number: restored.last_number, group };
-        self.last = restored.last;
+        self.last = last;
         self.bytes = outbox.iter().chain(&inbox).map(|waiting| waiting.bytes as u64).sum();
         (restored.outbox, restored.inbox) = (outbox, inbox);
         Ok(restored)
@@ -565,6 +566,14 @@ fn count(table: &impl ReadableTable<(&'static str, u64), &'static [u8]>) -> Resu
         }
     }
     Ok((counted, last))
+}
+
+/// A moment that is kept, if there is one.
+fn stamp(
+    meta: &impl ReadableTable<&'static str, &'static [u8]>,
+    key: &'static str,
+) -> Result<Option<Stamp>, redb::Error> {
+    Ok(meta.get(key)?.and_then(|stamp| postcard::from_bytes(stamp.value()).ok()))
 }
 
 fn cost(record: &[u8]) -> usize {

@@ -106,6 +106,11 @@ impl TopicFilter {
         self.start > 0
     }
 
+    /// The group of a shared subscription.
+    pub fn group(&self) -> Option<&str> {
+        self.text.get("$share/".len()..self.start.checked_sub(1)?)
+    }
+
     /// It matches more than one topic.
     pub fn has_wildcards(&self) -> bool {
         self.levels().any(|level| matches!(level, "+" | "#"))

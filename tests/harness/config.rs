@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -92,6 +93,8 @@ impl Config {
             None => format!("{data_dir}{}", self.rest),
         };
         let text = format!("[link]\n{}\n{rest}", link.join("\n"));
-        std::fs::write(path, text).with_context(|| format!("write {}", path.display()))
+        std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
+        // It may hold logins.
+        Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?)
     }
 }

@@ -53,6 +53,7 @@ impl Host {
     pub(crate) async fn does(&mut self, request: Request) -> Result<Result<usize, String>> {
         match self.ask(&request).await? {
             Answer::Done { count } => Ok(Ok(count)),
+            Answer::Stood { .. } | Answer::RolledBack { .. } => Ok(Ok(1)),
             Answer::Failed { text, .. } => Ok(Err(text)),
             other => bail!("{other:?}"),
         }
@@ -60,7 +61,13 @@ impl Host {
 
     pub(crate) async fn swap(&mut self, name: &str, file: &std::path::Path) -> Result<Result<usize, String>> {
         let file = file.to_string_lossy().into_owned();
-        self.does(Request::Swap { name: name.to_owned(), file }).await
+        self.does(Request::Swap { name: name.to_owned(), file, wait: false }).await
+    }
+
+    /// To this version, or to the one before.
+    pub(crate) async fn roll_back(&mut self, name: &str, to: Option<&str>) -> Result<Result<usize, String>> {
+        let to = to.map(str::to_owned);
+        self.does(Request::Rollback { name: name.to_owned(), to, dry_run: false }).await
     }
 
     pub(crate) async fn dead_letters(&mut self) -> Result<Vec<Letter>> {

@@ -1,11 +1,14 @@
 //! `alphorn swap`, `rollback`, `stop`, `start`.
 
-use alphorn::control::protocol::Request;
+use alphorn::control::protocol::{Answer, Request};
 use anyhow::Context;
 
-use super::{ask::ask, print};
+use super::{
+    ask::{ask, unexpected},
+    print,
+};
 use crate::{
-    cli::{HostArgs, NameArgs, SwapArgs},
+    cli::{HostArgs, NameArgs, RollbackArgs, SwapArgs},
     exit::{self, Failure},
 };
 
@@ -13,13 +16,24 @@ pub(crate) async fn swap(args: SwapArgs) -> Result<(), Failure> {
     let file = std::path::absolute(&args.file).context("the current folder is gone")?;
     let text = file.to_str().with_context(|| format!("{} is not text", file.display()));
     let file = text.map_err(|error| Failure::new(exit::USAGE, error))?.to_owned();
-    let done = format!("{}: the component of {} runs, on probation", args.name, args.file.display());
-    act(&args.host, &Request::Swap { name: args.name, file }, &done).await
+    let SwapArgs { name, wait, .. } = args;
+    let done = match ask(&args.host, &Request::Swap { name: name.clone(), file, wait }).await? {
+        Answer::Stood { version } => format!("{name}: version {version} stands, its probation is over"),
+        Answer::Done { .. } => format!("{name}: the component of {} runs, on probation", args.file.display()),
+        _ => return Err(unexpected()),
+    };
+    print::line(&done).context("stdout is closed")?;
+    Ok(())
 }
 
-pub(crate) async fn rollback(args: NameArgs) -> Result<(), Failure> {
-    let done = format!("{}: the version before runs", args.name);
-    act(&args.host, &Request::Rollback { name: args.name }, &done).await
+pub(crate) async fn rollback(args: RollbackArgs) -> Result<(), Failure> {
+    let RollbackArgs { name, to, dry_run, host } = args;
+    let answer = ask(&host, &Request::Rollback { name: name.clone(), to, dry_run }).await?;
+    let Answer::RolledBack { version, instead_of } = answer else { return Err(unexpected()) };
+    let runs = if dry_run { "would run" } else { "runs" };
+    let instead_of = instead_of.map(|old| format!(" instead of {old}")).unwrap_or_default();
+    print::line(&format!("{name}: version {version} {runs}{instead_of}")).context("stdout is closed")?;
+    Ok(())
 }
 
 pub(crate) async fn stop(args: NameArgs) -> Result<(), Failure> {

@@ -28,6 +28,14 @@ pub(super) fn proxy(
     }
 }
 
+/// Whether a file's text itself has a login for the proxy, or headers, whose values are secret.
+pub(super) fn hold_secrets(text: &str) -> bool {
+    let Ok(file) = toml::from_str::<toml::Table>(text) else { return false };
+    let link = |key| file.get("link").and_then(|link| link.get(key));
+    let has_login = link("proxy").and_then(toml::Value::as_str).is_some_and(|proxy| proxy.contains('@'));
+    has_login || link("headers").and_then(toml::Value::as_table).is_some_and(|headers| !headers.is_empty())
+}
+
 /// Names and values that HTTP can carry, and that the upgrade does not need for itself.
 pub(super) fn headers(link: &file::Link, url: &BrokerUrl, warnings: &mut Vec<String>) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();

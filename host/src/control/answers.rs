@@ -6,7 +6,7 @@ use super::protocol::{Action, Answer, Failure, Letter, PluginRow, Quarantined, R
 use crate::{
     host::Host,
     link::LinkState,
-    plugin::{Report, SwapError},
+    plugin::{InForce, Report, SwapError, short},
     store::StoreError,
 };
 
@@ -14,16 +14,29 @@ use crate::{
 pub(super) async fn answer(host: &Host, request: Request) -> Answer {
     match request {
         Request::Ps => Answer::Status(Box::new(status(host).await)),
-        Request::Swap { name, file } => match host.plugin(&name).await {
+        Request::Swap { name, file, wait } => match host.plugin(&name).await {
             Some(plugin) => {
-                let answer = swapped(plugin.swap(file.into()).await);
+                let swapped = plugin.swap(file.into()).await;
                 host.drop_old_versions().await;
-                answer
+                match swapped {
+                    Ok(in_force) if wait => match plugin.stood(&in_force.digest).await {
+                        Ok(()) => Answer::Stood { version: short(&in_force.digest).to_owned() },
+                        Err(error) => not_swapped(&error),
+                    },
+                    Ok(_) => Answer::Done { count: 1 },
+                    Err(error) => not_swapped(&error),
+                }
             }
             None => unknown(host, &name).await,
         },
-        Request::Rollback { name } => match host.plugin(&name).await {
-            Some(plugin) => swapped(plugin.roll_back().await),
+        Request::Rollback { name, to, dry_run } => match host.plugin(&name).await {
+            Some(plugin) => match plugin.roll_back(to, dry_run).await {
+                Ok(InForce { digest, instead_of }) => Answer::RolledBack {
+                    version: short(&digest).to_owned(),
+                    instead_of: instead_of.as_deref().map(|digest| short(digest).to_owned()),
+                },
+                Err(error) => not_swapped(&error),
+            },
             None => unknown(host, &name).await,
         },
         Request::Stop { name } => match host.plugin(&name).await {
@@ -157,18 +170,20 @@ fn letter(letter: &crate::store::DeadLetter) -> Letter {
     }
 }
 
-fn swapped(result: Result<(), SwapError>) -> Answer {
-    match result {
-        Ok(()) => Answer::Done { count: 1 },
-        Err(error) => Answer::Failed {
-            kind: match &error {
-                SwapError::Component(_) | SwapError::Start(_) => Failure::Data,
-                SwapError::Refused(_) | SwapError::Stop(_) | SwapError::Removed => Failure::Unavailable,
-                SwapError::NoneBefore => Failure::Usage,
-            },
-            text: error.to_string(),
-        },
-    }
+fn not_swapped(error: &SwapError) -> Answer {
+    let kind = match error {
+        SwapError::Component(_) | SwapError::Start(_) | SwapError::RolledBack(_) => Failure::Data,
+        SwapError::Refused(_)
+        | SwapError::Stop(_)
+        | SwapError::Removed
+        | SwapError::Overtaken
+        | SwapError::StoppedOnProbation
+        | SwapError::NotKept(_) => Failure::Unavailable,
+        SwapError::NoneBefore(_) | SwapError::Unknown(_) | SwapError::InForce(_) | SwapError::OnProbation => {
+            Failure::Usage
+        }
+    };
+    Answer::Failed { kind, text: error.to_string() }
 }
 
 fn counted(count: usize, none: &str) -> Answer {

@@ -14,11 +14,21 @@ pub enum Request {
         name: String,
         /// An absolute path.
         file: String,
+        /// The answer comes when its probation is over.
+        #[serde(default, skip_serializing_if = "is_false")]
+        wait: bool,
     },
-    /// The version before comes back.
+    /// A version that was in force comes back, for good.
     Rollback {
         /// The plugin.
         name: String,
+        /// How the version's digest begins; by default it is the newest before the one in force that was
+        /// not rolled back itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<String>,
+        /// Only say which it would be.
+        #[serde(default, skip_serializing_if = "is_false")]
+        dry_run: bool,
     },
     /// No instance for now.
     Stop {
@@ -73,6 +83,11 @@ pub enum Request {
     },
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
 /// What a plugin may want.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -91,6 +106,18 @@ pub enum Answer {
     Done {
         /// How many.
         count: usize,
+    },
+    /// A version took over and has stood its probation.
+    Stood {
+        /// Which.
+        version: String,
+    },
+    /// A version is back, or would be.
+    RolledBack {
+        /// Which.
+        version: String,
+        /// Which was in force.
+        instead_of: Option<String>,
     },
     /// It is not done.
     Failed {
@@ -165,7 +192,7 @@ pub struct PluginRow {
     pub version: Option<String>,
     /// SHA-256 of its component.
     pub digest: Option<String>,
-    /// The version before.
+    /// The version a roll-back goes to.
     pub previous: Option<String>,
     /// Messages handled.
     pub handled: u64,

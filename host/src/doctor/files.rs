@@ -12,6 +12,7 @@ use super::{
     certificate::{self, Certificate, Validity},
     report::{Check, Fault, Status},
 };
+use crate::exposure;
 use crate::link::{TlsError, TlsSettings, certificates, private_key, provider, roots};
 
 /// The name of the check of what the server is measured by.
@@ -108,7 +109,7 @@ fn identity(cert: &Path, key: &Path, now: SystemTime) -> Result<Check, TlsError>
             "put the device's certificate first and behind each one the one that issued it".into(),
         ));
     }
-    if std::fs::metadata(key).is_ok_and(|metadata| metadata.mode() & 0o004 != 0) {
+    if std::fs::metadata(key).is_ok_and(|metadata| exposure::is_for_everybody(metadata.mode())) {
         doubts.push((
             format!("everybody on this device can read the key {}", key.display()),
             format!("chmod 600 {}", key.display()),

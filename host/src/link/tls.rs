@@ -26,7 +26,7 @@ pub(super) use self::witness::ServerChain;
 use self::witness::Witness;
 
 /// What the configuration says about TLS.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TlsSettings {
     /// Trusted certificates, PEM; none: the system's.
     pub ca: Option<PathBuf>,

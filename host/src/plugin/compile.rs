@@ -96,7 +96,7 @@ impl Compiling {
         digest: &str,
         limits: CompileLimits,
     ) -> Result<(Component, bool), CompileError> {
-        if let Some(component) = self.cache.as_ref().and_then(|cache| cache.find(engine, digest)) {
+        if let Some(component) = self.safe_cache().and_then(|cache| cache.find(engine, digest)) {
             return Ok((component, true));
         }
         self.compile_anew(engine, bytes, digest, limits).await.map(|component| (component, false))
@@ -127,14 +127,15 @@ impl Compiling {
             Compiler::InProcess => {
                 let engine = engine.clone();
                 let compiled = tokio::task::spawn_blocking(move || Component::new(&engine, &bytes)).await;
-                compiled.map_err(|panic| CompileError::Invalid(panic.to_string()))?
+                compiled.map_err(io::Error::other)?
             }
             Compiler::Child(program) => {
-                let folder = Cache::work(self.cache.as_ref())?;
+                let cache = self.safe_cache();
+                let folder = Cache::work(cache)?;
                 let (input, output) = (folder.path().join("in.wasm"), folder.path().join("out.cwasm"));
                 std::fs::write(&input, bytes)?;
                 child::run(program, &input, &output, limits).await?;
-                match &self.cache {
+                match cache {
                     Some(cache) => cache.keep(engine, &output, digest)?,
                     None => cache::load(engine, &output),
                 }
@@ -152,7 +153,7 @@ impl Compiling {
         digest: &str,
     ) -> io::Result<wasmtime::Result<Component>> {
         // From a file the system has in memory what is used, and no more.
-        let Some(cache) = &self.cache else { return Ok(cache::copy(engine, code)) };
+        let Some(cache) = self.safe_cache() else { return Ok(cache::copy(engine, code)) };
         if let Some(component) = cache.find(engine, digest) {
             return Ok(Ok(component));
         }
@@ -160,6 +161,13 @@ impl Compiling {
         let file = folder.path().join("out.cwasm");
         cache::write(&file, code.bytes())?;
         cache.keep(engine, &file, digest)
+    }
+
+    /// What is kept, if nobody else could have put it there.
+    fn safe_cache(&self) -> Option<&Cache> {
+        let cache = self.cache.as_ref()?;
+        let checked = cache.check();
+        checked.inspect_err(|error| warn!("no compiled component that is kept is used: {error}")).ok().map(|()| cache)
     }
 
     /// Forgets all others.
@@ -201,11 +209,23 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let engine = engine();
         let compiling = Compiling::new(Compiler::InProcess, &engine, Some(folder.path()));
-        let path = compiling.cache.as_ref().unwrap().path("digest");
+        let path = compiling.cache.as_ref().unwrap().path("digest", crc32fast::hash(b"no native code"));
         std::fs::write(&path, "no native code").unwrap();
         let bytes = b"\0asm\x0d\0\x01\0nonsense".to_vec();
         let compiled = compiling.compile(&engine, bytes, "digest", CompileLimits::default()).await;
         assert!(matches!(compiled, Err(CompileError::Invalid(_))));
+        assert!(!path.exists(), "the damaged file is gone");
+    }
+
+    #[tokio::test]
+    async fn damage_without_a_compiler_is_an_error_that_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = engine();
+        let compiling = Compiling::new(Compiler::Nobody, &engine, Some(folder.path()));
+        let path = compiling.cache.as_ref().unwrap().path("digest", 0);
+        std::fs::write(&path, "something else than that").unwrap();
+        let compiled = compiling.compile(&engine, Vec::new(), "digest", CompileLimits::default()).await;
+        assert!(matches!(compiled, Err(CompileError::NoCompiler)));
         assert!(!path.exists(), "the damaged file is gone");
     }
 

@@ -9,6 +9,7 @@ use super::{
     bindings::exports::alphorn::plugin::guest::StopReason,
     component::ComponentError,
     engine::Engine,
+    history::short,
     lifecycle::State,
     place,
     report::{Counters, Report, Standing},
@@ -47,8 +48,29 @@ pub enum SwapError {
     #[error("the new version failed: {0}")]
     Start(String),
     /// There is no version to go back to.
-    #[error("there is no version before this one to go back to")]
-    NoneBefore,
+    #[error("there is no version before this one to go back to: {0}")]
+    NoneBefore(String),
+    /// Nothing is called that.
+    #[error("{0}")]
+    Unknown(String),
+    /// What was named runs.
+    #[error("version {} is the one in force", short(.0))]
+    InForce(String),
+    /// What was named is not on disk any more.
+    #[error("version {} is not kept any more: swap in its file", short(.0))]
+    NotKept(String),
+    /// The version in force has to be rolled back itself first.
+    #[error("the version in force is on probation: `alphorn rollback NAME` ends that, and then this one can be named")]
+    OnProbation,
+    /// It took over, and did not stand its probation.
+    #[error("it was rolled back: {0}")]
+    RolledBack(String),
+    /// It took over, and another one did before its probation was over.
+    #[error("another version took over before its probation was over")]
+    Overtaken,
+    /// It took over, and was stopped before its probation was over.
+    #[error("it was stopped before its probation was over, which goes on when it is started")]
+    StoppedOnProbation,
     /// The plugin's task has ended.
     #[error("the plugin was removed")]
     Removed,
@@ -57,9 +79,9 @@ pub enum SwapError {
 /// What the host asks of a plugin's task.
 pub(super) enum Request {
     /// Another version, or the same with other settings.
-    Swap(Box<Swap>, oneshot::Sender<Result<(), SwapError>>),
+    Swap(Box<Swap>, Reply),
     /// The version before.
-    RollBack(oneshot::Sender<Result<(), SwapError>>),
+    RollBack(RollBack, Reply),
     /// No instance for now.
     Stop(oneshot::Sender<()>),
     /// An instance again; the fault if there is none then.
@@ -68,12 +90,41 @@ pub(super) enum Request {
     End(StopReason, oneshot::Sender<()>),
 }
 
+/// To whoever has asked for another version.
+pub(super) type Reply = oneshot::Sender<Result<InForce, SwapError>>;
+
+/// Which version is in force, in place of which.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InForce {
+    /// The digest of its component.
+    pub digest: String,
+    /// That of the one before.
+    pub instead_of: Option<String>,
+}
+
+/// Which version to go back to.
+pub(super) struct RollBack {
+    /// How its digest begins. None: the newest that was not rolled back itself.
+    pub(super) to: Option<String>,
+    /// Only say which it would be.
+    pub(super) dry_run: bool,
+}
+
 /// What to put in place of what runs.
 pub(super) struct Swap {
     /// None: what is configured.
     pub(super) file: Option<PathBuf>,
     /// None: the settings there are.
     pub(super) config: Option<PluginConfig>,
+}
+
+/// Digests of a plugin's versions.
+#[derive(Debug, Clone)]
+pub struct Digests {
+    /// All that are kept.
+    pub kept: Vec<String>,
+    /// Those among them whose native code is needed at any moment.
+    pub loaded: Vec<String>,
 }
 
 /// What all plugins' tasks share.
@@ -126,29 +177,44 @@ impl PluginHandle {
     }
 
     /// Puts the component in the file in place of the running one.
-    pub async fn swap(&self, file: PathBuf) -> Result<(), SwapError> {
+    pub async fn swap(&self, file: PathBuf) -> Result<InForce, SwapError> {
         self.request_swap(Swap { file: Some(file), config: None }).await
     }
 
     /// The same with other settings.
-    pub async fn swap_with(&self, file: PathBuf, config: PluginConfig) -> Result<(), SwapError> {
+    pub async fn swap_with(&self, file: PathBuf, config: PluginConfig) -> Result<InForce, SwapError> {
         self.request_swap(Swap { file: Some(file), config: Some(config) }).await
     }
 
     /// The configured file may have changed: if so, puts it in place of what runs.
-    pub async fn refresh(&self) -> Result<(), SwapError> {
+    pub async fn refresh(&self) -> Result<InForce, SwapError> {
         self.request_swap(Swap { file: None, config: None }).await
     }
 
     /// Puts settings in force, and the configured file if it has changed. Where neither is
     /// other than what is in force, nothing happens.
-    pub async fn configure(&self, config: PluginConfig) -> Result<(), SwapError> {
+    pub async fn configure(&self, config: PluginConfig) -> Result<InForce, SwapError> {
         self.request_swap(Swap { file: None, config: Some(config) }).await
     }
 
-    /// Brings the version before back.
-    pub async fn roll_back(&self) -> Result<(), SwapError> {
-        self.ask(Request::RollBack).await.unwrap_or(Err(SwapError::Removed))
+    /// Brings a version back, for good: the one whose digest begins so, or the newest before this one
+    /// that was not rolled back itself. `dry_run`: only says which that would be.
+    pub async fn roll_back(&self, to: Option<String>, dry_run: bool) -> Result<InForce, SwapError> {
+        let roll_back = RollBack { to, dry_run };
+        self.ask(|reply| Request::RollBack(roll_back, reply)).await.unwrap_or(Err(SwapError::Removed))
+    }
+
+    /// Waits for the end of a version's probation. Ok: it has stood it, or had none.
+    pub async fn stood(&self, digest: &str) -> Result<(), SwapError> {
+        let mut standing = self.standing.clone();
+        loop {
+            if let Some(outcome) = standing.borrow_and_update().outcome(digest) {
+                return outcome;
+            }
+            if standing.changed().await.is_err() {
+                return Err(SwapError::Removed);
+            }
+        }
     }
 
     /// Lets it finish its call and stops it; its messages wait.
@@ -171,18 +237,18 @@ impl PluginHandle {
         self.end(StopReason::Removed).await;
     }
 
-    /// Digests of the versions that run or could come back. None: that is not known yet, or
-    /// what is configured can't be loaded.
-    pub fn digests(&self) -> Option<Vec<String>> {
+    /// The versions that run or could come back. None: that is not known yet, or what is configured
+    /// can't be loaded.
+    pub fn digests(&self) -> Option<Digests> {
         let standing = self.standing.borrow();
         let version = standing.version.as_ref()?;
-        Some(
-            [Some(version), standing.previous.as_ref()]
-                .into_iter()
-                .flatten()
-                .map(|about| about.digest.clone())
-                .collect(),
-        )
+        let loaded: Vec<_> = [Some(version), standing.previous.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(|about| about.digest.clone())
+            .collect();
+        let past = standing.past.iter().map(|past| past.digest.clone());
+        Some(Digests { kept: loaded.iter().cloned().chain(past).collect(), loaded })
     }
 
     async fn end(&self, reason: StopReason) {
@@ -190,7 +256,7 @@ impl PluginHandle {
         self.ask(|reply| Request::End(reason, reply)).await;
     }
 
-    async fn request_swap(&self, swap: Swap) -> Result<(), SwapError> {
+    async fn request_swap(&self, swap: Swap) -> Result<InForce, SwapError> {
         self.ask(|reply| Request::Swap(Box::new(swap), reply)).await.unwrap_or(Err(SwapError::Removed))
     }
 

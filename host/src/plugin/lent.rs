@@ -33,6 +33,8 @@ pub(super) struct Lent {
     payloads: Payloads,
     /// Topics it has published to, and may; the last one first.
     topics: VecDeque<TopicName>,
+    /// Response topics it has named, the last one first: each is looked at once.
+    responses: VecDeque<TopicName>,
     /// Its name, as what is kept on disk is kept under.
     plugin: Arc<str>,
     pub(super) state: State,
@@ -40,7 +42,7 @@ pub(super) struct Lent {
     subscriptions: BTreeMap<TopicFilter, Qos>,
     /// Those of them this version has asked for.
     asked: BTreeSet<TopicFilter>,
-    /// Refusals, each logged once.
+    /// Refusals, and what the next version would refuse, each logged once.
     refused: BTreeSet<String>,
     /// When a publish of this call has to stop waiting for room.
     patience: Instant,
@@ -80,6 +82,7 @@ impl Lent {
             bucket: Bucket::new(limits.publish_rate, now),
             payloads: Payloads::default(),
             topics: VecDeque::new(),
+            responses: VecDeque::new(),
             state: State::new(std::mem::take(&mut saved.state), limits.state_bytes),
             subscriptions: std::mem::take(&mut saved.subscriptions).into_iter().collect(),
             asked: BTreeSet::new(),
@@ -121,6 +124,7 @@ impl Lent {
     pub(super) fn configure(&mut self, about: Arc<About>, limits: &Limits) {
         self.about = about;
         self.topics.clear();
+        self.responses.clear();
         self.bucket = Bucket::new(limits.publish_rate, Instant::now());
         self.state.set_limit(limits.state_bytes);
         self.refused.clear();
@@ -179,6 +183,9 @@ impl Lent {
     fn checked(&mut self, message: types::MessageResult, now: Instant) -> Result<Message, mqtt::PublishError> {
         let topic = self.granted(message.topic)?;
         let properties = message.properties.map(Properties::try_from).transpose()?.map(Properties::share);
+        if let Some(response) = properties.as_ref().and_then(|properties| properties.response_topic.as_ref()) {
+            self.look_at_response(response);
+        }
         self.bucket.take(now).map_err(|wait| mqtt::PublishError::RateLimited(milliseconds(wait)))?;
         let qos = message.qos.into();
         let payload = self.payloads.pack(message.payload, qos);
@@ -257,6 +264,9 @@ impl Lent {
             self.release(|_, filter| !filters.contains(filter));
         }
         for filter in filters {
+            if let Some(why) = self.about.grants.doubt_subscribe(filter) {
+                self.warn_once(&why);
+            }
             debug!(%filter, "subscribe");
             self.subscriptions.insert(filter.clone(), qos);
             self.asked.insert(filter.clone());
@@ -283,6 +293,9 @@ impl Lent {
         self.bucket.take(Instant::now()).map_err(|wait| {
             mqtt::SubscribeError::Other(format!("the plugin's rate is used up; try again in {} ms", milliseconds(wait)))
         })?;
+        if let Some(why) = self.about.grants.doubt_subscribe(&filter) {
+            self.warn_once(&why);
+        }
         debug!(%filter, "subscribe");
         let qos = qos.into();
         self.subscriptions.insert(filter.clone(), qos);
@@ -301,9 +314,24 @@ impl Lent {
         Ok(())
     }
 
+    fn look_at_response(&mut self, topic: &TopicName) {
+        if self.responses.contains(topic) {
+            return;
+        }
+        self.responses.truncate(TOPICS - 1);
+        self.responses.push_front(topic.clone());
+        if let Some(why) = self.about.grants.doubt_response(topic) {
+            self.warn_once(&why);
+        }
+    }
+
     fn log_refusal(&mut self, why: &str) {
+        self.warn_once(&format!("not granted: {why}"));
+    }
+
+    fn warn_once(&mut self, why: &str) {
         if self.refused.len() < REFUSED && self.refused.insert(why.to_owned()) {
-            warn!("not granted: {why}");
+            warn!("{why}");
         }
     }
 }

@@ -9,8 +9,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{component::About, lifecycle::State};
-use crate::{grants::Grants, link::Gauge};
+use super::{
+    component::About,
+    handle::SwapError,
+    history::{short, target},
+    lifecycle::State,
+};
+use crate::{
+    grants::Grants,
+    link::Gauge,
+    store::{Became, Past},
+};
 
 /// What changes with a plugin's state.
 #[derive(Debug, Clone)]
@@ -19,8 +28,12 @@ pub(super) struct Standing {
     pub(super) since: Instant,
     /// The version in force.
     pub(super) version: Option<Arc<About>>,
-    /// The version before it.
+    /// The version a fault on probation brings back, and a roll-back: it is loaded.
     pub(super) previous: Option<Arc<About>>,
+    /// The version in force is on probation, whether it runs at the moment or not.
+    pub(super) is_on_probation: bool,
+    /// Other versions that are kept, the newest last.
+    pub(super) past: Vec<Past>,
     /// What it may do.
     pub(super) grants: Grants,
     /// What went wrong last.
@@ -55,7 +68,7 @@ pub struct Report {
     pub digest: Option<String>,
     /// The file it was loaded from.
     pub file: Option<PathBuf>,
-    /// The version before it.
+    /// The version a roll-back goes to.
     pub previous: Option<String>,
     /// What went wrong last.
     pub last_error: Option<String>,
@@ -88,10 +101,27 @@ impl Standing {
             since: Instant::now(),
             version: None,
             previous: None,
+            is_on_probation: false,
+            past: Vec::new(),
             grants,
             last_error: None,
             gauge: None,
         }
+    }
+
+    /// How the probation of a version that has taken over has ended; None: not yet.
+    pub(super) fn outcome(&self, digest: &str) -> Option<Result<(), SwapError>> {
+        if self.version.as_ref().is_some_and(|version| version.digest == digest) {
+            return match self.state {
+                _ if !self.is_on_probation => Some(Ok(())),
+                State::Stopped => Some(Err(SwapError::StoppedOnProbation)),
+                _ => None,
+            };
+        }
+        Some(Err(match self.past.iter().find(|past| past.digest == digest).map(|past| &past.became) {
+            Some(Became::RolledBack { why }) => SwapError::RolledBack(why.clone()),
+            _ => SwapError::Overtaken,
+        }))
     }
 }
 
@@ -105,7 +135,11 @@ impl Report {
             version: standing.version.as_ref().map(version),
             digest: standing.version.as_ref().map(|about| about.digest.clone()),
             file: standing.version.as_ref().map(|about| about.path.clone()),
-            previous: standing.previous.as_ref().map(version),
+            previous: standing
+                .previous
+                .as_ref()
+                .map(version)
+                .or_else(|| target(&standing.past).map(short).map(str::to_owned)),
             last_error: standing.last_error.clone(),
             handled: counters.handled.load(Relaxed),
             dead: counters.dead.load(Relaxed),

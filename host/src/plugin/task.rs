@@ -33,6 +33,7 @@ use super::{
     component::Loaded,
     guest::Guest,
     handle::{Request, Surroundings, SwapError},
+    history::History,
     instance::Fault,
     lent::{About, Lent},
     lifecycle::{After, Life},
@@ -64,10 +65,12 @@ pub(super) struct Task {
     life: Life,
     /// The version in force.
     version: Option<Loaded>,
-    /// The one before, and its settings.
+    /// The one that comes back in its place, and its settings.
     previous: Option<(Loaded, PluginConfig)>,
     /// The digest of the configured file, as of what is in force.
     configured: String,
+    /// What became of other versions.
+    history: History,
     /// What is on disk about versions.
     installed: Installed,
     probation: Option<Probation>,
@@ -128,6 +131,7 @@ impl Task {
             version: None,
             previous: None,
             configured: String::new(),
+            history: History::default(),
             installed: Installed::default(),
             probation: None,
             instance: None,
@@ -242,9 +246,11 @@ impl Task {
     async fn obey(&mut self, request: Request) -> bool {
         match request {
             Request::Swap(swap, reply) if self.preparing.is_none() => self.prepare(*swap, reply),
-            Request::RollBack(reply) if self.preparing.is_none() => self.roll_back_as_told(reply).await,
+            Request::RollBack(roll_back, reply) if self.preparing.is_none() => {
+                self.roll_back_as_told(roll_back, reply).await;
+            }
             // One after the other; each has somebody who waits for it, so they are few.
-            request @ (Request::Swap(..) | Request::RollBack(_)) => self.later.push_back(request),
+            request @ (Request::Swap(..) | Request::RollBack(..)) => self.later.push_back(request),
             Request::Stop(reply) => {
                 self.stop(StopReason::Removed).await;
                 self.set_aside();
@@ -362,6 +368,7 @@ impl Task {
                 handed_over: probation.handed_over.clone(),
                 subscriptions: probation.subscriptions.iter().map(subscription).collect(),
             }),
+            past: self.history.past().to_vec(),
         };
         if now == self.installed {
             return None;
@@ -414,7 +421,7 @@ impl Task {
         match self.life.fault(Instant::now(), can_return) {
             After::RollBack => {
                 error!("the version on probation failed, {fault}; the one before comes back");
-                let handed_over = self.return_to_previous(failing);
+                let handed_over = self.return_to_previous(failing, &fault.to_string());
                 return self.begin_again(handed_over).await;
             }
             After::Restart(pause) => {
@@ -504,6 +511,8 @@ impl Task {
             }
             standing.version = self.version.as_ref().map(|loaded| loaded.about.clone());
             standing.previous = self.previous.as_ref().map(|(loaded, _)| loaded.about.clone());
+            standing.is_on_probation = self.probation.is_some();
+            standing.past = self.history.past().to_vec();
             standing.grants.clone_from(&self.about.grants);
             standing.last_error.clone_from(&self.last_error);
             standing.gauge = gauge;

@@ -106,10 +106,26 @@ pub(super) fn apply<'a>(
     for (key, number) in numbers.into_iter().chain(session.map(|number| (SESSION, number))) {
         meta.insert(key, number.to_le_bytes().as_slice())?;
     }
-    if let Ok(stamp) = postcard::to_allocvec(&now) {
-        meta.insert("stamp", stamp.as_slice())?;
-    }
+    note(&mut meta, &now)?;
     Ok(written)
+}
+
+/// Keeps this moment, and apart from it the last one at which the clock could be trusted: whenever it
+/// can't be, that one stays.
+fn note(meta: &mut Table<'_, &'static str, &'static [u8]>, now: &Stamp) -> Result<(), redb::Error> {
+    let Ok(stamp) = postcard::to_allocvec(now) else { return Ok(()) };
+    if now.wall().is_some() {
+        meta.insert("trusted", stamp.as_slice())?;
+    } else if meta.get("trusted")?.is_none() {
+        // An earlier version kept the last moment only, which may have been one.
+        let last = meta.get("stamp")?.map(|last| last.value().to_vec());
+        let trusted = |last: &Vec<u8>| postcard::from_bytes(last).is_ok_and(|last: Stamp| last.wall().is_some());
+        if let Some(last) = last.filter(trusted) {
+            meta.insert("trusted", last.as_slice())?;
+        }
+    }
+    meta.insert("stamp", stamp.as_slice())?;
+    Ok(())
 }
 
 impl Tables<'_> {
@@ -373,5 +389,57 @@ fn empty(table: &mut Values<'_>, plugin: &str) -> Result<(), redb::Error> {
             first.and_then(|(key, _)| Some(key.value()).filter(|key| key.0 == plugin).map(|key| key.1.to_owned()));
         let Some(key) = key else { return Ok(()) };
         table.remove((plugin, key.as_str()))?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redb::{Database, ReadableDatabase, backends::InMemoryBackend};
+
+    use super::*;
+
+    fn trusted(database: &Database) -> Option<u64> {
+        let read = database.begin_read().unwrap();
+        let meta = read.open_table(META).unwrap();
+        let wall = super::super::stamp(&meta, "trusted").unwrap()?.wall()?;
+        Some(wall.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs())
+    }
+
+    #[test]
+    fn a_boot_without_a_clock_keeps_the_last_trusted_time() {
+        let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
+        let mut last: Option<Stamp> = None;
+        let boots =
+            [(None, None), (Some(100), Some(100)), (None, Some(100)), (None, Some(100)), (Some(150), Some(150))];
+        for (boot, (wall, expected)) in boots.into_iter().enumerate() {
+            for write in 1..=2 {
+                let now = Stamp::after(last.as_ref(), boot as u128, write * 1000, wall);
+                let transaction = database.begin_write().unwrap();
+                note(&mut transaction.open_table(META).unwrap(), &now).unwrap();
+                transaction.commit().unwrap();
+                assert_eq!(trusted(&database), expected, "boot {boot}, write {write}");
+                last = Some(now);
+            }
+        }
+        // A clock that was right in the future and is set right now is believed.
+        let back = Stamp::after(last.as_ref(), 9, 1000, Some(120));
+        let transaction = database.begin_write().unwrap();
+        note(&mut transaction.open_table(META).unwrap(), &back).unwrap();
+        transaction.commit().unwrap();
+        assert_eq!(trusted(&database), Some(120));
+    }
+
+    #[test]
+    fn what_an_earlier_version_knew_of_the_time_is_carried_over() {
+        let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
+        let old = Stamp::after(None, 1, 1000, Some(100));
+        let transaction = database.begin_write().unwrap();
+        {
+            let mut meta = transaction.open_table(META).unwrap();
+            meta.insert("stamp", postcard::to_allocvec(&old).unwrap().as_slice()).unwrap();
+            note(&mut meta, &Stamp::after(Some(&old), 2, 1000, None)).unwrap();
+        }
+        transaction.commit().unwrap();
+        assert_eq!(trusted(&database), Some(100));
     }
 }

@@ -1,13 +1,17 @@
 //! What is kept, and what changes it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use bytestring::ByteString;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    clock::{Age, Stamp},
+    clock::Age,
     message::{Message, Qos},
     router::Subscription,
     topic::TopicFilter,
@@ -38,8 +42,8 @@ pub struct Restored {
     pub plugins: Vec<Arc<str>>,
     /// What happened to a damaged file.
     pub damage: Option<String>,
-    /// The last moment an earlier run knew of.
-    pub last: Option<Stamp>,
+    /// The last time of day at which the clock could be trusted, in whichever run that was.
+    pub trusted: Option<SystemTime>,
 }
 
 impl Restored {
@@ -303,6 +307,30 @@ pub struct Installed {
     pub previous: Option<String>,
     /// The version in force is on probation.
     pub probation: Option<OnProbation>,
+    /// Other versions that are kept, the newest last. Earlier hosts wrote no such thing, and stop
+    /// reading before it.
+    pub past: Vec<Past>,
+}
+
+/// A version that is kept and not in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Past {
+    /// The digest of its component.
+    pub digest: String,
+    /// Why it is not in force.
+    pub became: Became,
+}
+
+/// What became of a version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Became {
+    /// It gave way to another.
+    Replaced,
+    /// It was taken back.
+    RolledBack {
+        /// A fault on probation, or somebody's word.
+        why: String,
+    },
 }
 
 /// What a probation needs to go on after the end of the process.
@@ -352,6 +380,24 @@ pub struct DeadLetter {
     pub age: Duration,
 }
 
+impl Installed {
+    /// Out of what this host or an earlier one has written.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Earlier {
+            configured: String,
+            current: String,
+            previous: Option<String>,
+            probation: Option<OnProbation>,
+        }
+        postcard::from_bytes(bytes).ok().or_else(|| {
+            let Earlier { configured, current, previous, probation } = postcard::from_bytes(bytes).ok()?;
+            let past = previous.iter().map(|digest| Past { digest: digest.clone(), became: Became::Replaced });
+            Some(Self { past: past.collect(), configured, current, previous, probation })
+        })
+    }
+}
+
 impl Change {
     /// Bytes of what it writes to a plugin's state.
     pub fn size(&self) -> usize {
@@ -385,4 +431,25 @@ pub struct Written {
     pub dropped: Vec<(Arc<str>, u64)>,
     /// Oldest dead letters that had to go.
     pub buried: Vec<(Arc<str>, u64)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_that_earlier_hosts_wrote_down_are_read_and_theirs_read_ours() {
+        let probation = Some(OnProbation { has_started: true, ..OnProbation::default() });
+        let earlier = ("configured", "current", Some("before"), &probation);
+        let read = Installed::decode(&postcard::to_allocvec(&earlier).unwrap()).unwrap();
+        assert_eq!(read.past, [Past { digest: "before".to_owned(), became: Became::Replaced }]);
+        assert_eq!((&*read.current, &read.probation), ("current", &probation));
+        let past = vec![Past { digest: "bad".to_owned(), became: Became::RolledBack { why: "it trapped".to_owned() } }];
+        let now = Installed { past, ..read };
+        let bytes = postcard::to_allocvec(&now).unwrap();
+        assert_eq!(Installed::decode(&bytes), Some(now));
+        let theirs: (String, String, Option<String>, Option<OnProbation>) = postcard::from_bytes(&bytes).unwrap();
+        assert_eq!((&*theirs.1, theirs.3), ("current", probation));
+        assert_eq!(Installed::decode(b"\xff"), None);
+    }
 }

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use redb::{ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::{
-    DEAD, DeadLetter, Entries, INSTALLED, PROBATION, QUARANTINE, Quarantined, Record, SNAPSHOT, STATE, SUBSCRIPTIONS,
-    Saved, Store, StoreError, Taken, page, qos, record,
+    DEAD, DeadLetter, Entries, INSTALLED, Installed, PROBATION, QUARANTINE, Quarantined, Record, SNAPSHOT, STATE,
+    SUBSCRIPTIONS, Saved, Store, StoreError, Taken, page, qos, record,
 };
 use crate::{clock::Age, clock::Stamp, store::Arrived, topic::TopicFilter};
 
@@ -40,7 +40,7 @@ impl Store {
         }
         let installed = read.open_table(INSTALLED).map_err(redb::Error::from)?;
         let installed = installed.get(plugin).map_err(redb::Error::from)?;
-        let installed = installed.and_then(|value| postcard::from_bytes(value.value()).ok());
+        let installed = installed.and_then(|value| Installed::decode(value.value()));
         let probation = read.open_table(PROBATION).map_err(redb::Error::from)?;
         let kept = probation.range((plugin, 0)..=(plugin, u64::MAX)).map_err(redb::Error::from)?;
         let kept = page(kept, usize::MAX, |body| {

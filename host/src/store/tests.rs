@@ -211,7 +211,7 @@ fn what_was_written_is_there_again() {
     assert_eq!(restored.inbox, [waiting("one")]);
     assert_eq!((restored.last_seq, restored.last_number), (3, 9));
     assert_eq!((&restored.subscriptions[..], &restored.at_broker[..]), (&[wanted][..], &[at_broker][..]));
-    assert!(restored.damage.is_none() && restored.last.is_some());
+    assert!(restored.damage.is_none() && store.last.is_some());
     let page = store.outbox("one", 0, 1).unwrap();
     assert_eq!((page.items[0].seq, page.more), (3, false));
     assert_eq!(page.items[0].record.message, message("t", 200));

@@ -18,7 +18,6 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::{
@@ -26,7 +25,8 @@ use super::{
         bindings::exports::alphorn::plugin::guest::{StartInfo, StartReason, StopReason},
         component::{self, ComponentError, Loaded},
         guest::Guest,
-        handle::{Request, Surroundings, Swap, SwapError},
+        handle::{InForce, Reply, Request, RollBack, Surroundings, Swap, SwapError},
+        history::{History, NotFound, names, short},
         lent::Lent,
         lifecycle::State,
         probation::Probation,
@@ -42,11 +42,14 @@ use crate::{
     topic::TopicFilter,
 };
 
+/// Why a version was rolled back that has not failed.
+const AS_TOLD: &str = "as told";
+
 /// What is to take over, while it is made ready.
 pub(super) struct Preparing {
     ready: Pin<Box<dyn Future<Output = Result<Box<Ready>, SwapError>> + Send>>,
     /// Who waits for it.
-    reply: oneshot::Sender<Result<(), SwapError>>,
+    reply: Reply,
 }
 
 /// A version that is ready to take over.
@@ -58,7 +61,26 @@ pub(super) struct Ready {
     candidate: Option<(Loaded, Guest)>,
     /// The digest of the version these are the settings of, where that is the one that was in force.
     settings_of: Option<String>,
+    /// Somebody has told to go back to it: for good, and whatever the version in force says.
+    is_return: bool,
     _in_use: InUse,
+}
+
+/// Where a roll-back goes.
+enum Target {
+    /// To the version before, which is loaded, with the settings it had.
+    Previous(Loaded, PluginConfig),
+    /// To one of this digest on disk.
+    Kept(String),
+}
+
+impl Target {
+    fn digest(&self) -> &str {
+        match self {
+            Self::Previous(loaded, _) => &loaded.about.digest,
+            Self::Kept(digest) => digest,
+        }
+    }
 }
 
 /// When it is ready, or can't be. Safe to drop: it goes on where it was.
@@ -92,6 +114,11 @@ impl Task {
             }
             None => self.load_and_keep(file).await?,
         };
+        self.history = History::new(installed.past.clone());
+        if loaded.about.digest != installed.current {
+            self.history.gave_way(&installed.current);
+        }
+        self.history.in_force(&loaded.about.digest);
         self.find_previous(&installed, &loaded).await;
         self.configured = configured.unwrap_or_else(|| installed.configured.clone());
         self.installed = installed;
@@ -99,10 +126,14 @@ impl Task {
         Ok(loaded)
     }
 
-    /// The version before the one to begin with.
+    /// The version before the one to begin with: the one to come back should a probation fail that
+    /// goes on, else the one a roll-back would go to.
     async fn find_previous(&mut self, installed: &Installed, loaded: &Loaded) {
         let is_in_force = loaded.about.digest == installed.current;
-        let before = if is_in_force { installed.previous.as_ref() } else { Some(&installed.current) };
+        let before = match &installed.previous {
+            Some(previous) if is_in_force && installed.probation.is_some() => Some(previous.as_str()),
+            _ => self.history.target(),
+        };
         let Some(path) = before.and_then(|digest| self.surroundings.versions.find(digest)) else { return };
         match self.load(path).await {
             Ok(previous) => self.previous = Some((previous, self.config.clone())),
@@ -133,7 +164,7 @@ impl Task {
     }
 
     /// Begins to make another version, or the same with other settings, ready.
-    pub(super) fn prepare(&mut self, swap: Swap, reply: oneshot::Sender<Result<(), SwapError>>) {
+    pub(super) fn prepare(&mut self, swap: Swap, reply: Reply) {
         let Swap { file, config } = swap;
         let config = config.unwrap_or_else(|| self.config.clone());
         let (is_same, is_same_path) = (config == self.config, config.component == self.config.component);
@@ -148,7 +179,14 @@ impl Task {
             let settings_of = in_force.as_ref().map(|version| version.about.digest.clone());
             let loaded = match in_force {
                 Some(_) if is_same => {
-                    return Ok(Box::new(Ready { config, configured, candidate: None, settings_of, _in_use: in_use }));
+                    return Ok(Box::new(Ready {
+                        config,
+                        configured,
+                        candidate: None,
+                        settings_of,
+                        is_return: false,
+                        _in_use: in_use,
+                    }));
                 }
                 // Other settings for the version in force, wherever that came from.
                 Some(version) => version,
@@ -163,22 +201,37 @@ impl Task {
         self.preparing = Some(Preparing { ready: Box::pin(ready), reply });
     }
 
-    /// Somebody wants the version before back.
-    pub(super) async fn roll_back_as_told(&mut self, reply: oneshot::Sender<Result<(), SwapError>>) {
-        let Some((old, config)) = self.previous.clone() else {
-            let _ = reply.send(Err(SwapError::NoneBefore));
-            return;
+    /// Somebody wants a version back. It stays: it has no probation, and what was in force before is not
+    /// gone back to unless it is named.
+    pub(super) async fn roll_back_as_told(&mut self, roll_back: RollBack, reply: Reply) {
+        let target = match self.target(roll_back.to.as_deref()) {
+            Ok(target) => target,
+            Err(error) => {
+                let _ = reply.send(Err(error));
+                return;
+            }
         };
+        let instead_of = self.version.as_ref().map(|version| version.about.digest.clone());
+        let in_force = InForce { digest: target.digest().to_owned(), instead_of };
+        if roll_back.dry_run {
+            let _ = reply.send(Ok(in_force));
+            return;
+        }
+        info!(to = short(&in_force.digest), from = in_force.instead_of.as_deref().map(short), "rolling back as told");
         if self.probation.is_none() {
-            let surroundings = self.surroundings.clone();
+            let (surroundings, config) = (self.surroundings.clone(), self.config.clone());
             let ready = async move {
                 let in_use = surroundings.versions.hold().await;
-                make(&surroundings, old, config, None, in_use).await
+                let (version, config) = match target {
+                    Target::Previous(version, config) => (version, config),
+                    Target::Kept(digest) => (load_kept(&surroundings, &digest, &config).await?, config),
+                };
+                let ready = make(&surroundings, version, config, None, in_use).await?;
+                Ok(Box::new(Ready { is_return: true, ..*ready }))
             };
             self.preparing = Some(Preparing { ready: Box::pin(ready), reply });
             return;
         }
-        info!("the version on probation is rolled back as told");
         if let Some(instance) = &mut self.instance {
             // It has no say in this, but may close what it has open.
             let _ = instance.stop(StopReason::Removed).await;
@@ -186,7 +239,7 @@ impl Task {
         let is_stopped = *self.life.state() == State::Stopped;
         self.discard();
         self.restart_at = None;
-        let handed_over = self.return_to_previous(None);
+        let handed_over = self.return_to_previous(None, AS_TOLD);
         if is_stopped {
             self.show();
         } else {
@@ -194,9 +247,37 @@ impl Task {
         }
         let result = match self.instance {
             None if !is_stopped => Err(SwapError::Start(self.last_error.clone().unwrap_or_default())),
-            _ => Ok(()),
+            _ => Ok(in_force),
         };
         let _ = reply.send(result);
+    }
+
+    /// The version a roll-back goes to.
+    fn target(&self, named: Option<&str>) -> Result<Target, SwapError> {
+        let previous = self.previous.as_ref().map(|(version, config)| (&version.about.digest, version, config));
+        let is_meant = |digest: &str| named.is_none_or(|named| names(named, digest));
+        if let Some((_, version, config)) = previous.filter(|(digest, ..)| is_meant(digest)) {
+            return Ok(Target::Previous(version.clone(), config.clone()));
+        }
+        if let Some(version) = self.version.as_ref().filter(|_| named.is_some())
+            && is_meant(&version.about.digest)
+        {
+            return Err(SwapError::InForce(version.about.digest.clone()));
+        }
+        let found = match named {
+            Some(named) => self.history.find(named).map_err(|NotFound(text)| SwapError::Unknown(text))?,
+            None => self.history.target().ok_or_else(|| SwapError::NoneBefore(self.none_before()))?,
+        };
+        if self.probation.is_some() {
+            return Err(SwapError::OnProbation);
+        }
+        Ok(Target::Kept(found.to_owned()))
+    }
+
+    /// What there is where there is nothing to go back to.
+    fn none_before(&self) -> String {
+        let remedy = if self.history.past().is_empty() { "" } else { "; `--to VERSION` goes there all the same" };
+        format!("{}{remedy}", self.history.listed())
     }
 
     /// What was made ready is put in force, or why not is told; what waited for that is next.
@@ -221,25 +302,31 @@ impl Task {
         while self.preparing.is_none() {
             match self.later.pop_front() {
                 Some(Request::Swap(swap, reply)) => self.prepare(*swap, reply),
-                Some(Request::RollBack(reply)) => self.roll_back_as_told(reply).await,
+                Some(Request::RollBack(roll_back, reply)) => self.roll_back_as_told(roll_back, reply).await,
                 Some(_) => {}
                 None => return,
             }
         }
     }
 
-    async fn put_in_place(&mut self, ready: Ready) -> Result<(), SwapError> {
-        let Ready { config, configured, candidate, settings_of: _, _in_use } = ready;
+    async fn put_in_place(&mut self, ready: Ready) -> Result<InForce, SwapError> {
+        let Ready { config, configured, candidate, settings_of: _, is_return, _in_use } = ready;
         let Some((loaded, instance)) = candidate else {
             self.configured = configured.unwrap_or_else(|| mem::take(&mut self.configured));
             let changes = self.installed_now().into_iter().collect();
             self.write(changes);
-            return Ok(());
+            let digest = self.version.as_ref().map(|version| version.about.digest.clone()).unwrap_or_default();
+            return Ok(InForce { instead_of: Some(digest.clone()), digest });
         };
+        let instead_of = self.version.as_ref().map(|version| version.about.digest.clone());
+        let in_force = InForce { digest: loaded.about.digest.clone(), instead_of };
         let is_stopped = *self.life.state() == State::Stopped;
         let lives = self.instance.is_some() || self.restart_at.is_some();
         let paused = Instant::now();
-        let handed_over = self.stop_for_swap().await?;
+        let handed_over = match is_return {
+            true => self.stop_for_return().await,
+            false => self.stop_for_swap().await?,
+        };
         self.restart_at = None;
         self.configured = configured.unwrap_or_else(|| mem::take(&mut self.configured));
         let changes = self.lent().map(Lent::writes).unwrap_or_default();
@@ -248,7 +335,7 @@ impl Task {
         let mut behind = vec![Change::Passed { plugin: self.name.clone() }];
         self.discard();
         let subscriptions = self.lent().map(Lent::note_subscriptions).unwrap_or_default();
-        self.replace(loaded, config);
+        self.replace(loaded, config, is_return);
         if lives && self.previous.is_some() {
             let mut probation = self.new_probation();
             probation.handed_over.clone_from(&handed_over);
@@ -265,10 +352,9 @@ impl Task {
         if is_stopped {
             // Nobody has asked for it to run.
             self.show();
-            return Ok(());
+            return Ok(in_force);
         }
-        let previous_version = self.previous.as_ref().map(|(old, _)| old.about.version().to_owned());
-        let previous_version = previous_version.as_deref();
+        let previous_version = in_force.instead_of.as_deref().map(short);
         let info = StartInfo { reason: StartReason::Swap, previous_version, handed_over: handed_over.as_deref() };
         self.life.swapped();
         if let Err(fault) = self.start(instance, info).await {
@@ -283,7 +369,22 @@ impl Task {
         if self.probation.as_ref().is_some_and(|probation| probation.is_over(Instant::now())) {
             self.pass();
         }
-        Ok(())
+        Ok(in_force)
+    }
+
+    /// What the running instance hands over to one that somebody wants back. It can't keep that from
+    /// coming, whatever it does: it may be just what is wrong with it.
+    async fn stop_for_return(&mut self) -> Option<Vec<u8>> {
+        match self.instance.as_mut()?.stop(StopReason::Swap).await {
+            Ok(Ok(handed_over)) => {
+                self.done_with_line().await;
+                return handed_over;
+            }
+            Ok(Err(words)) => warn!("the version that is rolled back hands nothing over: {words}"),
+            Err(fault) => warn!("the version that is rolled back hands nothing over: it failed in `stop`, {fault}"),
+        }
+        self.lent().map(Lent::undo);
+        None
     }
 
     /// What the running instance hands over, if there is one. What it wrote is still to be accepted.
@@ -305,20 +406,32 @@ impl Task {
         }
     }
 
-    /// Another version and its settings are in force; those there were become the ones before.
-    fn replace(&mut self, loaded: Loaded, config: PluginConfig) {
+    /// Another version and its settings are in force. Those there were become the ones before, unless
+    /// somebody has wanted to be rid of them.
+    fn replace(&mut self, loaded: Loaded, config: PluginConfig, is_return: bool) {
+        let digest = loaded.about.digest.clone();
         let old = self.version.replace(loaded);
         let old_config = self.config.clone();
-        self.previous = old.map(|old| (old, old_config));
+        match &old {
+            Some(old) if is_return => self.history.rolled_back(&old.about.digest, AS_TOLD),
+            Some(old) => self.history.gave_way(&old.about.digest),
+            None => {}
+        }
+        self.history.in_force(&digest);
+        self.previous = old.filter(|_| !is_return).map(|old| (old, old_config));
         self.configure(config);
     }
 
     /// The version on probation is gone: the one before is in force again, with the snapshot, and
     /// what was handled since waits for it. Its own hand-over comes out.
-    pub(super) fn return_to_previous(&mut self, failing: Option<Delivery>) -> Option<Vec<u8>> {
+    pub(super) fn return_to_previous(&mut self, failing: Option<Delivery>, why: &str) -> Option<Vec<u8>> {
         let mut probation = self.probation.take()?;
         let (old, config) = self.previous.take()?;
         self.life.passed();
+        if let Some(failed) = &self.version {
+            self.history.rolled_back(&failed.about.digest, why);
+        }
+        self.history.in_force(&old.about.digest);
         self.version = Some(old);
         self.configure(config);
         if let (Some(lent), Some(mailbox)) = (&mut self.lent, &self.mailbox) {
@@ -415,7 +528,22 @@ async fn make(
     loaded.fits(&config)?;
     let instance = Guest::new(&surroundings.engine, &loaded, &config, surroundings.max_payload).await;
     let instance = instance.map_err(|fault| SwapError::Start(fault.to_string()))?;
-    Ok(Box::new(Ready { config, configured, candidate: Some((loaded, instance)), settings_of: None, _in_use: in_use }))
+    Ok(Box::new(Ready {
+        config,
+        configured,
+        candidate: Some((loaded, instance)),
+        settings_of: None,
+        is_return: false,
+        _in_use: in_use,
+    }))
+}
+
+/// Loads a version that was in force before.
+async fn load_kept(surroundings: &Surroundings, digest: &str, config: &PluginConfig) -> Result<Loaded, SwapError> {
+    let (versions, kept) = (surroundings.versions.clone(), digest.to_owned());
+    let path = tokio::task::spawn_blocking(move || versions.find(&kept)).await.ok().flatten();
+    let path = path.ok_or_else(|| SwapError::NotKept(digest.to_owned()))?;
+    Ok(component::load(&surroundings.engine, &path, config.limits.compile).await?)
 }
 
 /// Loads a file, and keeps a copy for a roll-back after the end of the process.
