@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use crate::harness::{Bed, Context as _, Message, Program, Result, ensure};
+use crate::harness::{Bed, Context as _, Host, Message, Program, Result, ensure, rounds, seed, version};
 
 const RECORDER: &str = r#"
     [plugins.recorder]
@@ -36,9 +36,7 @@ async fn a_second_start_does_not_compile() -> Result<()> {
 
 #[tokio::test]
 async fn a_flipped_bit_in_kept_code_costs_a_compilation_and_no_more() -> Result<()> {
-    let rounds = std::env::var("ALPHORN_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(5);
-    let seed = std::env::var("ALPHORN_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+    let (rounds, seed) = (rounds(5), seed());
     let mut random = fastrand::Rng::with_seed(seed);
     let bed = Bed::start().await?;
     let watcher = bed.watch("out").await?;
@@ -52,15 +50,15 @@ async fn a_flipped_bit_in_kept_code_costs_a_compilation_and_no_more() -> Result<
         let mut host = Program::run(&config)?;
         let is_up = |message: &&Message| message.payload.starts_with(b"* up");
         let ups = |messages: &[Message]| (messages.iter().filter(is_up).count() > round).then_some(());
-        watcher.wait_for("its start", ups).await.with_context(|| format!("ALPHORN_SEED={seed}, round {round}"))?;
+        watcher.wait_for("its start", ups).await.with_context(|| format!("round {round}"))?;
         if round > 0 {
             host.log(&["WARN", "is damaged", "is compiled anew"]).await?;
         }
         host.log(&["compiled", "recorder.wasm", "ms"]).await?;
         let payload = format!("{round}");
         bed.client().await?.publish("in", payload.as_bytes()).await?;
-        watcher.payload(&format!("in {payload}")).await.with_context(|| format!("ALPHORN_SEED={seed}"))?;
-        host.stop().await.with_context(|| format!("ALPHORN_SEED={seed}, round {round}"))?;
+        watcher.payload(&format!("in {payload}")).await.with_context(|| format!("round {round}"))?;
+        host.stop().await.with_context(|| format!("round {round}"))?;
         let file = kept()?;
         let mut code = std::fs::read(&file)?;
         let at = random.usize(..code.len());
@@ -82,6 +80,53 @@ async fn a_folder_others_can_write_to_is_not_used() -> Result<()> {
     host.log(&["connect success"]).await?;
     assert_eq!(std::fs::read_dir(&folder)?.count(), 0);
     host.stop().await
+}
+
+#[tokio::test]
+async fn nothing_is_loaded_from_where_others_could_have_put_it() -> Result<()> {
+    let bed = Bed::start().await?;
+    let config = bed.config(RECORDER);
+    let mut host = Program::run(&config)?;
+    host.log(&["connect success"]).await?;
+    // Rights change while it runs: a swap looks again.
+    let data_dir = config.data_dir();
+    let kept = std::fs::read_dir(data_dir.join("compiled"))?.count();
+    std::fs::set_permissions(&data_dir, std::fs::Permissions::from_mode(0o777))?;
+    let file = bed.file("version.wasm", version("recorder", 1)?)?;
+    let mut socket = Host::of(&config).await?;
+    socket.swap("recorder", &file).await?.map_err(anyhow::Error::msg)?;
+    host.log(&["WARN", "no compiled component that is kept is used", "everybody may exchange", "chmod o-w"]).await?;
+    assert_eq!(std::fs::read_dir(data_dir.join("compiled"))?.count(), kept, "and nothing is put there");
+    host.stop().await?;
+    let mut host = Program::run(&config)?;
+    host.log(&["connect success"]).await?;
+    host.log(&["WARN", "host.data_dir", "not safe from others", "chmod o-w"]).await?;
+    host.log(&["WARN", "compiled components are not kept", "chmod o-w"]).await?;
+    host.log(&["compiled", "components/", "ms"]).await?;
+    host.stop().await
+}
+
+#[tokio::test]
+async fn secrets_that_everybody_can_read_are_said() -> Result<()> {
+    let bed = Bed::start().await?;
+    let password = bed.file("password", "secret")?;
+    let config = bed.config("").link("username = \"u\"").link("password_file = \"password\"");
+    let config = config.link("proxy = \"\"").link("headers = { Authorization = \"secret\" }");
+    let path = config.write()?;
+    let files = [bed.folder().join("device.key"), password, path.clone()];
+    for (mode, times) in [(0o644, 1), (0o600, 0)] {
+        for file in &files {
+            std::fs::set_permissions(file, std::fs::Permissions::from_mode(mode))?;
+        }
+        let mut host = Program::start(&["run".as_ref(), "--config".as_ref(), path.as_os_str()])?;
+        host.log(&["alphorn starts"]).await?;
+        host.stop().await?;
+        for file in &files {
+            let file = file.to_string_lossy();
+            assert_eq!(host.logged(&["WARN", "everybody", &file, "chmod 600"]), times, "{file} {mode:o}");
+        }
+    }
+    Ok(())
 }
 
 #[tokio::test]

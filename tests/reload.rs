@@ -22,6 +22,23 @@ fn files(bed: &Bed) -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_changed_password_takes_a_restart_and_that_is_said() -> Result<()> {
+    let bed = Bed::start().await?;
+    let password = bed.file("password", "one")?;
+    let config = bed.config("").link("username = \"u\"").link("password_file = \"password\"");
+    let mut host = Program::run(&config)?;
+    host.log(&["connect success"]).await?;
+    host.signal(Signal::Hup)?;
+    host.log(&["reloaded"]).await?;
+    assert_eq!(host.logged(&["that takes a restart"]), 0);
+    std::fs::write(password, "two")?;
+    host.signal(Signal::Hup)?;
+    host.log_times(2, &["reloaded"]).await?;
+    assert_eq!(host.logged(&["WARN", "[link]", "that takes a restart"]), 1);
+    host.stop().await
+}
+
+#[tokio::test]
 async fn a_reload_swaps_what_changed_and_leaves_the_rest_alone() -> Result<()> {
     let bed = Bed::start().await?;
     files(&bed)?;

@@ -239,3 +239,17 @@ async fn hosts_share_what_comes_for_their_group() -> Result<()> {
     assert!(!one.is_empty() && !two.is_empty() && one.len() + two.len() == COUNT, "{} and {}", one.len(), two.len());
     Ok(())
 }
+
+#[tokio::test]
+async fn a_shared_subscription_that_the_next_version_refuses_is_said_once() -> Result<()> {
+    let bed = Bed::start().await?;
+    let mut host = bed.connected("5", &recorder("out", "$share/group/in")).await?;
+    host.log(&["WARN", "plugin{name=out}", "$share/group/in", "the next one wants a grant", "`$share/group/`"]).await?;
+    host.stop().await?;
+    assert_eq!(host.logged(&["the next one wants a grant"]), 1);
+    let granted = recorder("out", "$share/group/in").replace("[\"#\"]", "[\"$share/group/in\"]");
+    let mut host = bed.connected("5", &granted).await?;
+    host.stop().await?;
+    assert_eq!(host.logged(&["WARN", "grant"]), 0);
+    Ok(())
+}

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// What is wrong with a file that holds a secret, and the remedy; None: nothing, or it can't be looked at.
-pub fn readable(path: &Path) -> Option<String> {
+pub(crate) fn readable(path: &Path) -> Option<String> {
     let metadata = fs::metadata(path).ok()?;
     is_for_everybody(metadata.mode()).then(|| {
         let path = path.display();
@@ -16,14 +16,14 @@ pub fn readable(path: &Path) -> Option<String> {
 }
 
 /// Everybody may read it.
-pub fn is_for_everybody(mode: u32) -> bool {
+pub(crate) fn is_for_everybody(mode: u32) -> bool {
     mode & 0o004 != 0
 }
 
 /// A folder on a way through which another user could put something of his own at its end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {why}", path.display())]
-pub struct Replaceable {
+struct Replaceable {
     path: PathBuf,
     why: &'static str,
 }
@@ -36,7 +36,7 @@ impl From<Replaceable> for io::Error {
 
 /// Looks at a folder and at all above it, links followed: whoever may write to one of them could
 /// exchange what is below. Another user may not be its owner either, since he could change that.
-pub fn check_way(folder: &Path) -> io::Result<()> {
+pub(crate) fn check_way(folder: &Path) -> io::Result<()> {
     let folder = folder.canonicalize()?;
     let own = rustix::process::geteuid().as_raw();
     for path in folder.ancestors() {

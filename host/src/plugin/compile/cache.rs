@@ -17,7 +17,7 @@ use std::{
     fs::{self, File},
     hash::{DefaultHasher, Hash, Hasher},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -67,7 +67,7 @@ impl Cache {
     /// A folder of this user's to make something in.
     pub(super) fn work(cache: Option<&Self>) -> io::Result<TempDir> {
         let mut folder = tempfile::Builder::new();
-        folder.prefix(WORK);
+        folder.prefix(WORK).permissions(fs::Permissions::from_mode(0o700));
         let folder = match cache {
             // On the same file system, so that what was made can be renamed.
             Some(cache) => folder.tempdir_in(&cache.folder),
@@ -206,8 +206,6 @@ pub(super) fn copy(engine: &wasmtime::Engine, code: &Vouched) -> wasmtime::Resul
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     fn engine() -> wasmtime::Engine {
