@@ -69,7 +69,7 @@ pub(super) struct Ready {
 /// Where a roll-back goes.
 enum Target {
     /// To the version before, which is loaded, with the settings it had.
-    Previous(Loaded, PluginConfig),
+    Previous(Loaded, Box<PluginConfig>),
     /// To one of this digest on disk.
     Kept(String),
 }
@@ -223,7 +223,7 @@ impl Task {
             let ready = async move {
                 let in_use = surroundings.versions.hold().await;
                 let (version, config) = match target {
-                    Target::Previous(version, config) => (version, config),
+                    Target::Previous(version, config) => (version, *config),
                     Target::Kept(digest) => (load_kept(&surroundings, &digest, &config).await?, config),
                 };
                 let ready = make(&surroundings, version, config, None, in_use).await?;
@@ -257,7 +257,7 @@ impl Task {
         let previous = self.previous.as_ref().map(|(version, config)| (&version.about.digest, version, config));
         let is_meant = |digest: &str| named.is_none_or(|named| names(named, digest));
         if let Some((_, version, config)) = previous.filter(|(digest, ..)| is_meant(digest)) {
-            return Ok(Target::Previous(version.clone(), config.clone()));
+            return Ok(Target::Previous(version.clone(), Box::new(config.clone())));
         }
         if let Some(version) = self.version.as_ref().filter(|_| named.is_some())
             && is_meant(&version.about.digest)
