@@ -20,8 +20,8 @@ use self::{
     snapshot::{doctor, says},
 };
 use crate::harness::{
-    Answer, Bed, Config, Connect, Context as _, Do, Event, Mood, Mqtt, Packet, Proxy, Result, Scripted, Service, Step,
-    Tls, Version, Web, ensure, free_ports, kind, soon,
+    Answer, Bed, Config, Connect, Context as _, Do, Event, Mood, Mqtt, Packet, Program, Proxy, Result, Scripted,
+    Service, Step, Tls, Version, Web, ensure, free_ports, kind, soon,
 };
 
 const CONFIGURATION: i32 = 78;
@@ -56,6 +56,10 @@ async fn json_is_one_object_with_stable_names() -> Result<()> {
         "versions",
         "configuration",
         "clock",
+        "code-memory",
+        "storage",
+        "socket",
+        "components",
         "ca",
         "client-certificate",
         "dns",
@@ -172,6 +176,16 @@ async fn a_server_certificate_of_the_future_is_said() -> Result<()> {
 async fn a_missing_client_certificate_is_said() -> Result<()> {
     let bed = Bed::start().await?;
     says("client-certificate-missing", &bed, &bed.config("").without(&["cert", "key"]), BROKER).await
+}
+
+/// As mosquitto's own recipe makes it.
+#[tokio::test]
+async fn a_client_certificate_of_version_1_is_said() -> Result<()> {
+    let bed = Bed::start().await?;
+    bed.identity("old", &bed.authority.issue_client("device")?.version_1()?)?;
+    let config = bed.config("").link("cert = \"old.pem\"").link("key = \"old.key\"");
+    says("client-certificate-version-1", &bed, &config, CONFIGURATION).await?;
+    Program::run(&config)?.fails(CONFIGURATION, &["X.509 version 1", "openssl x509 -req"]).await
 }
 
 #[tokio::test]
@@ -298,54 +312,91 @@ async fn a_broker_that_hangs_up_on_connect_is_said() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_policy_that_denies_subscribe_is_said() -> Result<()> {
+async fn a_policy_that_denies_the_test_topic_is_worth_a_look() -> Result<()> {
     for (name, protocol, code) in [("subscribe-denied", "5", 0x87), ("subscribe-denied-3.1.1", "3.1.1", 0x80)] {
-        let script = move |event: &Event| match &event.step {
-            Step::Packet(Packet::Subscribe { packet_id, .. }) => {
-                vec![Do::Say(Answer::Suback { packet_id: *packet_id, codes: vec![code] })]
-            }
-            _ => echo(event),
-        };
-        scripted(name, protocol, NOT_PERMITTED, script).await.context(name)?;
+        let script = move |event: &Event| denying_subscribe(event, &|_| true, code).unwrap_or_else(|| echo(event));
+        scripted(name, protocol, 0, script).await.context(name)?;
     }
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_policy_that_hangs_up_on_subscribe_is_said() -> Result<()> {
     for (name, protocol) in [("subscribe-closed", "5"), ("subscribe-closed-3.1.1", "3.1.1")] {
         let script = |event: &Event| match &event.step {
             Step::Packet(Packet::Subscribe { .. }) => vec![Do::Close],
             _ => echo(event),
         };
-        scripted(name, protocol, NOT_PERMITTED, script).await.context(name)?;
+        scripted(name, protocol, 0, script).await.context(name)?;
     }
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_policy_that_denies_publish_is_said() -> Result<()> {
-    let refused = |event: &Event| match &event.step {
-        Step::Packet(Packet::Publish(message)) => {
-            vec![Do::Say(Answer::Puback { packet_id: message.packet_id.unwrap_or(0), reason: 0x87 })]
-        }
-        _ => kind(event),
-    };
-    scripted("publish-denied", "5", NOT_PERMITTED, refused).await?;
+    scripted("publish-denied", "5", 0, denying_publish).await?;
     // As mosquitto does with MQTT 3.1.1, which has no way to refuse a message.
-    scripted("publish-swallowed-3.1.1", "3.1.1", NOT_PERMITTED, kind).await
-}
-
-#[tokio::test]
-async fn a_policy_that_hangs_up_on_publish_is_said() -> Result<()> {
+    scripted("publish-swallowed-3.1.1", "3.1.1", 0, kind).await?;
     for (name, protocol) in [("publish-closed", "5"), ("publish-closed-3.1.1", "3.1.1")] {
         let script = |event: &Event| match &event.step {
             Step::Packet(Packet::Publish(_)) => vec![Do::Reset],
             _ => kind(event),
         };
-        scripted(name, protocol, NOT_PERMITTED, script).await.context(name)?;
+        scripted(name, protocol, 0, script).await.context(name)?;
     }
     Ok(())
+}
+
+/// What somebody has named is needed.
+#[tokio::test]
+async fn a_policy_that_denies_the_topic_asked_for_is_a_failure() -> Result<()> {
+    let denying = |event: &Event| denying_subscribe(event, &|_| true, 0x87).unwrap_or_else(|| echo(event));
+    for (script, what) in [(denying as fn(&Event) -> Vec<Do>, "subscribe"), (denying_publish, "publish")] {
+        let bed = Bed::start().await?;
+        let broker = Scripted::start(&bed, script).await?;
+        let (exit, text) = doctor(&broker.config(&bed, "").write()?, &["--topic", "test/doctor"]).await?;
+        let failed = format!("FAIL  {what}");
+        ensure!(exit == NOT_PERMITTED && text.contains(&failed) && text.contains("test/doctor"), "{text}");
+        broker.keeps_the_rules()?;
+    }
+    Ok(())
+}
+
+/// Where the test topic is denied, subscribing is tried with what a plugin is granted; nothing is
+/// published to it.
+#[tokio::test]
+async fn what_a_plugin_is_granted_is_subscribed_to_and_never_published_to() -> Result<()> {
+    const PLUGIN: &str =
+        "[plugins.valve]\ncomponent = \"recorder.wasm\"\npublish = [\"valve/open\"]\nsubscribe = [\"valve/#\"]\n";
+    for (name, allowed, exit) in [("granted-allowed", true, 0), ("granted-denied", false, NOT_PERMITTED)] {
+        let bed = Bed::start().await?;
+        let script = move |event: &Event| {
+            let is_denied = |filter: &str| !(allowed && filter == "valve/#");
+            denying_subscribe(event, &is_denied, 0x87).unwrap_or_else(|| denying_publish(event))
+        };
+        let broker = Scripted::start(&bed, script).await?;
+        says(name, &bed, &broker.config(&bed, PLUGIN), exit).await?;
+        broker.keeps_the_rules()?;
+        let published = |event: &Event| match &event.step {
+            Step::Packet(Packet::Publish(message)) => Some(message.topic.clone()),
+            _ => None,
+        };
+        let topics: Vec<_> = broker.events().iter().filter_map(published).collect();
+        assert_eq!(topics, ["alphorn/device/doctor"], "{name}");
+    }
+    // Not even to the test topic, where a plugin has been granted just that.
+    let bed = Bed::start().await?;
+    let broker = Scripted::start(&bed, echo).await?;
+    let listens = "[plugins.a]\ncomponent = \"recorder.wasm\"\nreserved = true\nsubscribe = [\"alphorn/+/doctor\"]\n";
+    let (exit, text) = doctor(&broker.config(&bed, listens).write()?, &[]).await?;
+    ensure!(exit == 0 && text.contains("warn  publish") && text.contains("somebody may act on"), "{text}");
+    ensure!(!broker.events().iter().any(|event| matches!(event.step, Step::Packet(Packet::Publish(_)))), "published");
+    Ok(())
+}
+
+fn denying_subscribe(event: &Event, is_denied: &dyn Fn(&str) -> bool, code: u8) -> Option<Vec<Do>> {
+    let Step::Packet(Packet::Subscribe { packet_id, filters, .. }) = &event.step else { return None };
+    let is_denied = filters.iter().any(|filter| is_denied(&filter.name));
+    is_denied.then(|| vec![Do::Say(Answer::Suback { packet_id: *packet_id, codes: vec![code] })])
+}
+
+fn denying_publish(event: &Event) -> Vec<Do> {
+    match &event.step {
+        Step::Packet(Packet::Publish(message)) => {
+            vec![Do::Say(Answer::Puback { packet_id: message.packet_id.unwrap_or(0), reason: 0x87 })]
+        }
+        _ => kind(event),
+    }
 }
 
 #[tokio::test]
@@ -387,7 +438,7 @@ async fn what_waits_for_the_device_still_waits_afterwards() -> Result<()> {
     drop(device);
     bed.client().await?.publish("orders/1", b"turn left").await?;
 
-    let file = bed.config("[plugins.a]\ncomponent = \"a.wasm\"\nsubscribe = [\"orders/#\"]").write()?;
+    let file = bed.config("[plugins.a]\ncomponent = \"recorder.wasm\"\nsubscribe = [\"orders/#\"]").write()?;
     let (exit, text) = doctor(&file, &[]).await?;
     ensure!(exit == 0 && text.contains("session present"), "{text}");
     // A topic that may be subscribed to in that session is not touched.

@@ -8,10 +8,14 @@
 mod attempt;
 mod certificate;
 mod clock;
+mod code_memory;
+mod components;
 mod exchange;
 mod files;
 mod report;
 mod running;
+mod socket;
+mod storage;
 mod versions;
 mod words;
 
@@ -22,7 +26,7 @@ use std::{
 
 use self::{
     attempt::{Attempt, View},
-    exchange::Trial,
+    exchange::{Granted, Trial},
 };
 pub use self::{
     exchange::TestTopic,
@@ -61,6 +65,7 @@ pub async fn examine(config: Result<Config, ConfigError>, options: &Options) -> 
             let remedy = "mend it; docs/alphorn.toml shows every key";
             report.push(Check::fail(CONFIGURATION, Fault::Configuration, found, error.to_string(), remedy));
             report.push(clock);
+            report.push(code_memory::check(None));
             report.extend(all().map(|name| Check::skip(name, "not tried, since there is no configuration")));
             return report;
         }
@@ -69,18 +74,22 @@ pub async fn examine(config: Result<Config, ConfigError>, options: &Options) -> 
     let note = choose_client_id(&mut config, options);
     report.push(configuration(&config, options, note));
     report.push(clock);
+    let data_dir = config.disk.as_ref().map(|disk| disk.folder.as_path());
+    report.push(code_memory::check(data_dir));
+    report.push(storage::check(config.disk.as_ref()));
+    report.push(socket::check(&config.socket));
+    report.push(components::check(&config).await);
 
     let settings = &config.link;
     // As certificates are judged in the handshake.
     let now = settings.tls.not_before.unwrap_or(SystemTime::UNIX_EPOCH).max(SystemTime::now());
-    let mut client_certificate = None;
+    let mut from_files = Vec::new();
     if settings.url.is_tls() {
-        report.push(files::ca(&settings.tls, now));
-        client_certificate = Some(files::client_certificate(&settings.tls, now));
+        from_files = vec![files::ca(&settings.tls, now), files::client_certificate(&settings.tls, now)];
     }
     let (attempt, accepted) = attempt(settings).await;
     let view = View { settings, configured_id: &configured_id, now };
-    report.extend(client_certificate.map(|check| attempt.judge_identity(check)));
+    report.extend(from_files.into_iter().map(|check| attempt.judge_file(check)));
     report.extend(attempt.checks(&view));
 
     let topic = options.topic.clone().map_or_else(|| TestTopic::of(&configured_id), Ok);
@@ -92,19 +101,24 @@ pub async fn examine(config: Result<Config, ConfigError>, options: &Options) -> 
             report.push(Check::fail(exchange::ALL[0], Fault::Configuration, found, cause.to_string(), remedy));
         }
         (Some(accepted), Ok(topic)) => {
-            let may_be_a_plugins = config.plugins.values().any(|plugin| plugin.grants.allow_subscribe(topic.filter()));
-            let patience = config.link.operation_timeout;
-            let trial = Trial { settings, patience, topic: &topic, may_be_a_plugins };
+            let trial = Trial {
+                settings,
+                patience: settings.operation_timeout,
+                topic: &topic,
+                is_asked_for: options.topic.is_some(),
+                may_be_a_plugins: config.plugins.values().any(|plugin| topic.is_granted_by(&plugin.grants)),
+                granted: granted(&config),
+            };
             report.extend(trial.run(accepted).await);
         }
     }
     report
 }
 
-/// Every check that comes after the configuration.
+/// Every check that takes a configuration.
 fn all() -> impl Iterator<Item = &'static str> {
-    let files = [files::CA, files::CLIENT_CERTIFICATE];
-    files.into_iter().chain(attempt::ALL).chain(exchange::ALL)
+    let here = [storage::NAME, socket::NAME, components::NAME, files::CA, files::CLIENT_CERTIFICATE];
+    here.into_iter().chain(attempt::ALL).chain(exchange::ALL)
 }
 
 /// Takes the id that is asked for, or one that a running host does not notice; says so.
@@ -144,6 +158,15 @@ fn configuration(config: &Config, options: &Options, note: Option<String>) -> Ch
         return Check::ok(CONFIGURATION, found);
     }
     Check::warn(CONFIGURATION, found, config.warnings.join("; "), "see docs/alphorn.toml")
+}
+
+/// Something that a plugin may subscribe to.
+fn granted(config: &Config) -> Option<Granted<'_>> {
+    let filters = config.plugins.iter().flat_map(|(plugin, settings)| {
+        settings.grants.subscribe().iter().map(move |filter| Granted { plugin, filter })
+    });
+    // Not the broker's own topics, nor a part of what is meant for others of the group as well.
+    filters.into_iter().find(|granted| !granted.filter.as_str().starts_with('$'))
 }
 
 /// One attempt as `alphorn run` makes it, and what it showed.

@@ -47,7 +47,7 @@ use tokio::{
 use tokio_tungstenite::tungstenite::http::HeaderMap;
 use tracing::{Instrument, info_span};
 
-pub(crate) use self::tls::{certificates, private_key, roots};
+pub(crate) use self::tls::{certificates, identity, private_key, roots};
 pub use self::{
     backoff::BackoffSettings,
     client::{

@@ -37,7 +37,7 @@ fn steady(text: &str, folder: &Path) -> String {
         let mut words = Vec::new();
         let mut rest = line.split(' ').peekable();
         while let Some(word) = rest.next() {
-            match rest.peek().and_then(|unit| time(word, unit)) {
+            match rest.peek().and_then(|unit| measure(word, unit)) {
                 Some(time) => {
                     rest.next();
                     words.push(time);
@@ -54,6 +54,9 @@ fn steady(text: &str, folder: &Path) -> String {
 /// Versions, ports, dates and the numbers of files have no place in a comparison.
 fn steady_word(word: &str) -> String {
     let bare = word.trim_matches(['(', ')', ',', ';', ':', '.']);
+    if let Some((before, number)) = word.split_once("DIR/data-") {
+        return format!("{before}DIR/data{}", number.trim_start_matches(|c: char| c.is_ascii_digit()));
+    }
     let is_date = bare.len() == 20 && bare.ends_with('Z') && bare.contains('T');
     let is_version =
         bare.split('.').count() == 3 && bare.starts_with(|c: char| c.is_ascii_digit()) && !bare.contains(':');
@@ -76,13 +79,16 @@ fn steady_word(word: &str) -> String {
     }
 }
 
-/// A number and its unit, with what stands around them.
-fn time(number: &str, unit: &str) -> Option<String> {
-    const UNITS: [&str; 11] =
-        ["µs", "ms", "s", "second", "seconds", "minute", "minutes", "hour", "hours", "day", "days"];
+/// A number and its unit, of a time or a size, with what stands around them.
+fn measure(number: &str, unit: &str) -> Option<String> {
+    const UNITS: [&str; 15] = [
+        "µs", "ms", "s", "second", "seconds", "minute", "minutes", "hour", "hours", "day", "days", "KiB", "MiB", "GiB",
+        "TiB",
+    ];
     let bare = unit.trim_matches(|c: char| !c.is_alphabetic());
     let open = if number.starts_with('(') { "(" } else { "" };
     let digits = number.trim_start_matches('(');
     let is_number = !digits.is_empty() && digits.chars().all(|c| c.is_ascii_digit() || c == '.');
-    (is_number && UNITS.contains(&bare)).then(|| format!("{open}{}", unit.replacen(bare, "TIME", 1)))
+    let shown = if bare.ends_with("iB") { "SIZE" } else { "TIME" };
+    (is_number && UNITS.contains(&bare)).then(|| format!("{open}{}", unit.replacen(bare, shown, 1)))
 }

@@ -202,6 +202,19 @@ impl Identity {
         Ok(pem::encode_config(&pem::Pem::new("EC PRIVATE KEY", sec1), config))
     }
 
+    /// The same certificate as X.509 version 1: without extensions, as `openssl x509 -req` makes it
+    /// unless told otherwise. Its signature is void.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the certificate is not one that this module made.
+    pub fn version_1(mut self) -> anyhow::Result<Self> {
+        let certificate = pem::parse(&self.cert_pem).context("read the certificate")?;
+        let der = version_1(certificate.contents()).context("the certificate is not of three parts in DER")?;
+        self.cert_pem = pem::encode(&pem::Pem::new("CERTIFICATE", der));
+        Ok(self)
+    }
+
     /// Writes `<stem>.pem` and `<stem>.key` into the folder and returns their paths. Only the
     /// owner can read the key; files that are already there are replaced.
     ///
@@ -254,6 +267,53 @@ mod p256 {
     pub(super) const SCALAR: usize = 32;
     /// Length of the uncompressed public point.
     pub(super) const POINT: usize = 65;
+}
+
+/// Leaves out the version, which is that of the default then, and the extensions (RFC 5280, 4.1).
+fn version_1(certificate: &[u8]) -> Option<Vec<u8>> {
+    const VERSION: u8 = 0xa0;
+    const EXTENSIONS: u8 = 0xa3;
+    let whole = elements(certificate)?;
+    let [(_, signed)] = whole.as_slice() else { return None };
+    let parts = elements(content(signed)?)?;
+    let [(_, to_sign), rest @ ..] = parts.as_slice() else { return None };
+    let fields = elements(content(to_sign)?)?;
+    let kept = fields.iter().filter(|(tag, _)| ![VERSION, EXTENSIONS].contains(tag)).map(|(_, field)| *field);
+    let to_sign = sequence(&kept.collect::<Vec<_>>().concat());
+    let rest: Vec<_> = rest.iter().map(|(_, part)| *part).collect();
+    Some(sequence(&[to_sign, rest.concat()].concat()))
+}
+
+/// The elements of DER in a row, each with its tag, and with its head.
+fn elements(mut der: &[u8]) -> Option<Vec<(u8, &[u8])>> {
+    let mut found = Vec::new();
+    while let Some(tag) = der.first() {
+        let (element, rest) = der.split_at_checked(head(der)? + content(der)?.len())?;
+        found.push((*tag, element));
+        der = rest;
+    }
+    Some(found)
+}
+
+/// How long the tag and the length of an element are.
+fn head(element: &[u8]) -> Option<usize> {
+    let length = *element.get(1)?;
+    Some(if length < 0x80 { 2 } else { 2 + usize::from(length & 0x7f) })
+}
+
+fn content(element: &[u8]) -> Option<&[u8]> {
+    let head = head(element)?;
+    let length = match element.get(2..head)? {
+        [] => usize::from(*element.get(1)?),
+        bytes => bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)),
+    };
+    element.get(head..head.checked_add(length)?)
+}
+
+fn sequence(content: &[u8]) -> Vec<u8> {
+    // Two bytes of length, whatever it is: who reads a certificate here does not mind.
+    let length = u16::try_from(content.len()).unwrap_or(u16::MAX);
+    [&[0x30, 0x82][..], &length.to_be_bytes(), content].concat()
 }
 
 fn sec1_from_pkcs8(pkcs8: &[u8]) -> Option<Vec<u8>> {

@@ -60,11 +60,15 @@ impl Attempt {
         checks
     }
 
-    /// Who this device is has been looked at in the files; the server has the last word.
-    pub(super) fn judge_identity(&self, check: Check) -> Check {
+    /// The files have been looked at; the attempt has the last word.
+    pub(super) fn judge_file(&self, check: Check) -> Check {
+        if self.blocker() != Some(check.name) || matches!(check.status, Status::Fail(_)) {
+            return check;
+        }
         match &self.error {
-            Some(LinkError::Tls(failure)) if failure.part == TlsPart::ClientCertificate => {
-                check.spoilt(Status::Fail(Fault::Broker), &failure.cause, &failure.remedy)
+            Some(LinkError::Tls(failure)) => check.spoilt(Status::Fail(Fault::Broker), &failure.cause, &failure.remedy),
+            Some(LinkError::Files(error)) => {
+                check.spoilt(Status::Fail(Fault::Configuration), error.to_string(), files::remedy(error))
             }
             _ => check,
         }

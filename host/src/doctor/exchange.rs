@@ -8,10 +8,11 @@ use std::{
 use tokio::time::sleep;
 
 use super::{
-    report::{Check, Fault},
+    report::{Check, Fault, Status},
     words,
 };
 use crate::{
+    grants::Grants,
     link::{
         LinkError, LinkSettings, NOT_AUTHORIZED, Refusal,
         probe::{Accepted, Answer, Probe, connect},
@@ -53,8 +54,13 @@ impl TestTopic {
     }
 
     /// The same as a filter.
-    pub(super) fn filter(&self) -> &TopicFilter {
+    fn filter(&self) -> &TopicFilter {
         &self.filter
+    }
+
+    /// A plugin may hear what comes there, or send there what others hear.
+    pub(super) fn is_granted_by(&self, grants: &Grants) -> bool {
+        grants.allow_subscribe(&self.filter) || grants.allow_publish(&self.name)
     }
 }
 
@@ -71,8 +77,21 @@ pub(super) struct Trial<'a> {
     /// How long an answer may take.
     pub(super) patience: Duration,
     pub(super) topic: &'a TestTopic,
+    /// Somebody has named this topic. One that nobody has named need not be allowed.
+    pub(super) is_asked_for: bool,
     /// A plugin may have subscribed to just this topic, in the session that the broker keeps.
     pub(super) may_be_a_plugins: bool,
+    /// What is subscribed to in place of a topic that nobody has named and that is denied.
+    pub(super) granted: Option<Granted<'a>>,
+}
+
+/// A filter that the configuration lets a plugin subscribe to. Nothing is published to what
+/// belongs to a plugin: that may move a machine.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Granted<'a> {
+    /// Whose it is.
+    pub(super) plugin: &'a str,
+    pub(super) filter: &'a TopicFilter,
 }
 
 /// How long another client with the same id is given to take the connection away. Whoever
@@ -86,13 +105,13 @@ impl Trial<'_> {
     /// Sends a message to itself, then waits whether somebody takes the connection away.
     pub(super) async fn run(&self, accepted: Accepted) -> Vec<Check> {
         let since = Instant::now();
-        let untouchable = self.may_be_a_plugins && accepted.session_present();
+        let session_present = accepted.session_present();
         let mut probe = Probe::new(self.settings, self.patience, accepted);
         let mut checks = Vec::new();
         let filter = self.topic.filter();
 
         let mut subscribed = false;
-        if untouchable {
+        if self.may_be_a_plugins && session_present {
             checks.push(self.untouched());
         } else {
             // QoS 0: it is not held back by what waits for the device unacknowledged.
@@ -100,43 +119,58 @@ impl Trial<'_> {
             if let Some(stolen) = self.stolen(&answer) {
                 return self.only(stolen, &[SUBSCRIBE, PUBLISH, ROUND_TRIP]);
             }
-            subscribed = matches!(answer, Answer::Yes(_));
-            checks.push(self.subscribed(&answer));
-        }
-        if probe.is_lost() {
-            subscribed = false;
-            sleep(BEFORE_RECONNECT).await;
-            match connect(self.settings, &mut |_| {}).await {
-                Ok(accepted) => probe = Probe::new(self.settings, self.patience, accepted),
-                Err(error) => {
-                    let why = format!("the connection was not made again after it had ended: {error}");
-                    checks.extend([PUBLISH, ROUND_TRIP, CLIENT_ID].map(|name| Check::skip(name, &why)));
-                    return checks;
+            let mut check = self.subscribed(&answer);
+            // In a session that was there, a plugin may have subscribed to it.
+            let granted = self.granted.filter(|_| check.status == Status::Warn && !session_present);
+            let mut lost = self.again(&mut probe).await;
+            subscribed = matches!(answer, Answer::Yes(_)) && matches!(lost, Ok(false));
+            if let (Some(granted), Ok(_)) = (granted, &lost) {
+                let answer = probe.subscribe(granted.filter, Qos::AtMostOnce).await;
+                if let Some(stolen) = self.stolen(&answer) {
+                    return self.only(stolen, &[SUBSCRIBE, PUBLISH, ROUND_TRIP]);
                 }
+                check = self.subscribed_as_granted(granted, &answer);
+                if !probe.is_lost() {
+                    // What it says changes nothing any more.
+                    probe.unsubscribe(granted.filter).await;
+                }
+                lost = self.again(&mut probe).await;
+            }
+            checks.push(check);
+            if let Err(error) = lost {
+                let why = format!("the connection was not made again after it had ended: {error}");
+                checks.extend([PUBLISH, ROUND_TRIP, CLIENT_ID].map(|name| Check::skip(name, &why)));
+                return checks;
             }
         }
 
-        let message = Message {
-            topic: self.topic.name.clone(),
-            payload: format!("alphorn doctor {:016x}", fastrand::u64(..)).into(),
-            qos: Qos::AtLeastOnce,
-            retain: false,
-            properties: None,
+        let published = if self.may_be_a_plugins && !self.is_asked_for {
+            checks.push(self.unpublished());
+            None
+        } else {
+            let message = Message {
+                topic: self.topic.name.clone(),
+                payload: format!("alphorn doctor {:016x}", fastrand::u64(..)).into(),
+                qos: Qos::AtLeastOnce,
+                retain: false,
+                properties: None,
+            };
+            let start = Instant::now();
+            let answer = probe.publish(&message).await;
+            if let Some(stolen) = self.stolen(&answer) {
+                checks.extend(self.only(stolen, &[PUBLISH, ROUND_TRIP]));
+                return checks;
+            }
+            checks.push(self.published(&answer));
+            matches!(answer, Answer::Yes(_)).then_some(start)
         };
-        let start = Instant::now();
-        let answer = probe.publish(&message).await;
-        if let Some(stolen) = self.stolen(&answer) {
-            checks.extend(self.only(stolen, &[PUBLISH, ROUND_TRIP]));
-            return checks;
-        }
-        checks.push(self.published(&answer));
-        checks.push(match (subscribed, &answer) {
+        checks.push(match (subscribed, published) {
             (false, _) => Check::skip(ROUND_TRIP, "there is no subscription"),
-            (true, Answer::Yes(_)) => {
+            (true, Some(start)) => {
                 let arrival = probe.arrival().await;
                 self.returned(arrival.map(|arrival| arrival.map(|arrival| arrival.saturating_duration_since(start))))
             }
-            (true, _) => Check::skip(ROUND_TRIP, "the message was not published"),
+            (true, None) => Check::skip(ROUND_TRIP, "the message was not published"),
         });
         if subscribed && !probe.is_lost() {
             // What it says changes nothing any more.
@@ -153,6 +187,16 @@ impl Trial<'_> {
         checks
     }
 
+    /// Puts a new connection in the place of one that has ended; whether that was so.
+    async fn again<'b>(&'b self, probe: &mut Probe<'b>) -> Result<bool, LinkError> {
+        if !probe.is_lost() {
+            return Ok(false);
+        }
+        sleep(BEFORE_RECONNECT).await;
+        *probe = Probe::new(self.settings, self.patience, connect(self.settings, &mut |_| {}).await?);
+        Ok(true)
+    }
+
     fn untouched(&self) -> Check {
         Check::warn(
             SUBSCRIBE,
@@ -163,14 +207,48 @@ impl Trial<'_> {
         )
     }
 
+    fn unpublished(&self) -> Check {
+        Check::warn(
+            PUBLISH,
+            format!("{}: not tried", self.topic),
+            "a plugin is granted this topic, so somebody may act on what comes there",
+            "choose a topic that nobody acts on: --topic",
+        )
+    }
+
     fn subscribed(&self, answer: &Answer) -> Check {
         let topic = self.topic;
-        self.asked(SUBSCRIBE, "SUBSCRIBE", topic.to_string(), answer, || {
+        self.excused(self.asked(SUBSCRIBE, "SUBSCRIBE", topic.to_string(), answer, || {
             format!(
                 "let the broker's policy allow it (AWS IoT Core: iot:Subscribe on topicfilter/{topic}, iot:Receive \
                  on topic/{topic}; changes take some minutes), or choose a topic that it allows: --topic"
             )
+        }))
+    }
+
+    /// What a plugin needs counts for more than a topic that only this program has thought of.
+    fn subscribed_as_granted(&self, granted: Granted<'_>, answer: &Answer) -> Check {
+        let Granted { plugin, filter } = granted;
+        let found = match answer {
+            Answer::Yes(_) => {
+                format!("{filter}, as `{plugin}` may; {} is denied, which only this test needs", self.topic)
+            }
+            _ => format!("{filter}, as `{plugin}` may"),
+        };
+        self.asked(SUBSCRIBE, "SUBSCRIBE", found, answer, || {
+            format!(
+                "let the broker's policy allow what the configuration grants (AWS IoT Core: iot:Subscribe on \
+                 topicfilter/{filter}, iot:Receive; changes take some minutes), or change `subscribe` of the plugin"
+            )
         })
+    }
+
+    /// A topic that nobody has named need not be allowed: plugins have topics of their own.
+    fn excused(&self, check: Check) -> Check {
+        if self.is_asked_for || check.status != Status::Fail(Fault::NotPermitted) {
+            return check;
+        }
+        Check { status: Status::Warn, ..check }
     }
 
     fn published(&self, answer: &Answer) -> Check {
@@ -179,12 +257,12 @@ impl Trial<'_> {
             Answer::Yes(took) => format!("{topic}: QoS 1, acknowledged after {}", words::short(*took)),
             _ => topic.to_string(),
         };
-        self.asked(PUBLISH, "PUBLISH", found, answer, || {
+        self.excused(self.asked(PUBLISH, "PUBLISH", found, answer, || {
             format!(
                 "let the broker's policy allow it (AWS IoT Core: iot:Publish on topic/{topic}; changes take some \
                  minutes), or choose a topic that it allows: --topic"
             )
-        })
+        }))
     }
 
     fn asked(
@@ -251,7 +329,8 @@ impl Trial<'_> {
                     "the broker acknowledged the message and did not deliver it within {limit}; with MQTT 3.1.1 it \
                      has no other way to deny a publish, and a policy may deny receiving alone"
                 );
-                Check::fail(ROUND_TRIP, Fault::NotPermitted, "the message did not come back", cause, policy())
+                let found = "the message did not come back";
+                self.excused(Check::fail(ROUND_TRIP, Fault::NotPermitted, found, cause, policy()))
             }
             Err(error) => {
                 let cause = format!("the connection ended while the message was awaited: {error}");

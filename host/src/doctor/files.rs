@@ -87,6 +87,8 @@ fn identity(cert: &Path, key: &Path, now: SystemTime) -> Result<Check, TlsError>
         let cause = TlsError::Mismatch { cert: cert.into(), key: key.into() };
         return Ok(check.spoilt(Status::Fail(Fault::Configuration), cause.to_string(), remedy));
     }
+    // Whatever else the link does not take.
+    crate::link::identity(cert, key)?;
     let mut doubts = Vec::new();
     match own.validity(now) {
         Validity::Valid => {}
@@ -157,7 +159,12 @@ pub(super) fn blamed(error: &TlsError) -> &'static str {
 
 fn unusable(name: &'static str, path: Option<&Path>, error: &TlsError) -> Check {
     let found = path.map_or_else(|| "the system's roots".into(), |path: &Path| path.display().to_string());
-    let remedy = match error {
+    Check::fail(name, Fault::Configuration, found, error.to_string(), remedy(error))
+}
+
+/// What to do about a file that can't be used.
+pub(super) fn remedy(error: &TlsError) -> &'static str {
+    match error {
         TlsError::Read { .. } => {
             "see that the file is there and that this user may read it; relative paths begin at the configuration's folder"
         }
@@ -165,9 +172,12 @@ fn unusable(name: &'static str, path: Option<&Path>, error: &TlsError) -> Check 
         TlsError::Empty { .. } => "give it in PEM form: openssl x509 -in FILE -inform DER -out FILE.pem",
         TlsError::Ca { .. } => "get the broker's root certificate again",
         TlsError::NoSystemRoots(_) => "install the package ca-certificates, or set `ca`",
+        TlsError::Version1 { .. } => {
+            "sign it again with an extension, which makes it version 3: put `basicConstraints=CA:FALSE` into a file \
+             v3.ext, and give -extfile v3.ext to `openssl x509 -req`"
+        }
         TlsError::Mismatch { .. } | TlsError::Identity { .. } => "make a new pair of key and certificate",
-    };
-    Check::fail(name, Fault::Configuration, found, error.to_string(), remedy)
+    }
 }
 
 fn counted(count: usize, what: &str) -> String {
@@ -237,6 +247,13 @@ mod tests {
         says(&check, Status::Ok, &["CN=device, issued by", "CN=root", "valid until", "in 364 days"]);
         let chained = folder.authority.intermediate("middle").unwrap().issue_client("device").unwrap();
         says(&folder.device(&chained), Status::Ok, &["chain of 2"]);
+    }
+
+    #[test]
+    fn a_certificate_without_extensions_is_named_as_such() {
+        let folder = Folder::new();
+        let old = folder.authority.issue_client("device").unwrap().version_1().unwrap();
+        says(&folder.device(&old), BAD, &["X.509 version 1", "openssl x509 -req", "v3.ext"]);
     }
 
     #[test]

@@ -49,6 +49,14 @@ pub enum Fault {
     NotPermitted,
 }
 
+/// What a device is for, in order, and the checks that show it. One that is not `Ok` does not show it.
+const NEEDED: [(&str, &str); 3] = [(CONNECT, "connack"), (PUBLISH, "publish"), ("subscribe", "subscribe")];
+const CONNECT: &str = "connect";
+const PUBLISH: &str = "publish";
+
+/// With MQTT 3.1.1 a broker acknowledges what it does not allow: only what came back was published.
+const ROUND_TRIP: &str = "round-trip";
+
 /// Where found begins: behind the status and the longest name.
 const STATUS_WIDTH: usize = 6;
 
@@ -141,7 +149,18 @@ impl Report {
             Status::Fail(fault) => Some(fault),
             _ => None,
         });
-        faults.min()
+        // What was never tried does not work, whoever should have said why.
+        faults.min().or_else(|| self.not_shown().contains(&CONNECT).then_some(Fault::Broker))
+    }
+
+    /// What this device is for and was not seen to do.
+    fn not_shown(&self) -> Vec<&'static str> {
+        let is = |name: &str, wanted: &[Status]| {
+            self.checks.iter().any(|check| check.name == name && wanted.contains(&check.status))
+        };
+        let came_back = !is(ROUND_TRIP, &[Status::Warn]);
+        let is_shown = |(what, check): &(&str, &str)| is(check, &[Status::Ok]) && (*what != PUBLISH || came_back);
+        NEEDED.iter().filter(|needed| !is_shown(needed)).map(|(what, _)| *what).collect()
     }
 
     fn names(&self, wanted: impl Fn(Status) -> bool) -> Vec<&'static str> {
@@ -154,7 +173,7 @@ impl Report {
 
     /// One object: `status` (the worst of all) and the `checks`.
     pub fn json(&self) -> Value {
-        let status = match (self.failed().is_empty(), self.names(|status| status == Status::Warn).is_empty()) {
+        let status = match (self.fault().is_none(), self.names(|status| status == Status::Warn).is_empty()) {
             (false, _) => "fail",
             (true, false) => "warn",
             (true, true) => "ok",
@@ -195,14 +214,21 @@ impl Report {
             line("skip", Status::Skip.colour(), "", &format!("{}: {cause}", names.join(", ")));
         }
         let warned = self.names(|status| status == Status::Warn);
-        let (code, sum) = match (self.failed().as_slice(), warned.as_slice()) {
+        let (code, mut sum) = match (self.failed().as_slice(), self.not_shown().as_slice()) {
             ([], []) => (32, "This device can connect, publish and subscribe.".to_owned()),
-            ([], warned) => {
-                let sum = "This device can connect, publish and subscribe. To look at";
-                (33, format!("{sum}: {}.", warned.join(", ")))
+            ([], unknown) if unknown.contains(&CONNECT) => {
+                (31, "Whether this device can connect was not found out.".to_owned())
+            }
+            ([], unknown) => {
+                let unknown = unknown.join(" and ");
+                (33, format!("This device can connect. Whether it can {unknown} was not found out."))
             }
             (failed, _) => (31, format!("This device does not work as configured. What fails: {}.", failed.join(", "))),
         };
+        let code = if code == 32 && !warned.is_empty() { 33 } else { code };
+        if self.failed().is_empty() && !warned.is_empty() {
+            let _ = write!(sum, " To look at: {}.", warned.join(", "));
+        }
         let _ = writeln!(out, "\n{}", paint(code, &sum));
         out
     }
@@ -265,15 +291,38 @@ This device does not work as configured. What fails: tcp.
     #[test]
     fn the_fault_to_mend_first_decides() {
         let fail = |fault| Check::fail("x", fault, "", "", "");
-        assert_eq!(report(vec![Check::ok("x", ""), Check::warn("y", "", "", "")]).fault(), None);
+        assert_eq!(report(vec![Check::ok("connack", ""), Check::warn("y", "", "", "")]).fault(), None);
         assert_eq!(report(vec![fail(Fault::NotPermitted)]).fault(), Some(Fault::NotPermitted));
         let faults = vec![fail(Fault::NotPermitted), fail(Fault::Broker), fail(Fault::Configuration)];
         assert_eq!(report(faults).fault(), Some(Fault::Configuration));
     }
 
     #[test]
+    fn nothing_is_claimed_that_was_not_seen() {
+        let sum = |checks: &[Check]| report(checks.to_vec()).table(false).lines().last().unwrap_or_default().to_owned();
+        let [connack, subscribe, publish] = ["connack", "subscribe", "publish"].map(|name| Check::ok(name, ""));
+        let all = [connack.clone(), subscribe.clone(), publish.clone()];
+        assert_eq!(sum(&all), "This device can connect, publish and subscribe.");
+        let denied = Check::warn("publish", "", "denied", "allow it");
+        assert_eq!(
+            sum(&[connack.clone(), subscribe.clone(), denied]),
+            "This device can connect. Whether it can publish was not found out. To look at: publish."
+        );
+        let swallowed = [&all[..], &[Check::warn("round-trip", "", "", "")]].concat();
+        assert!(sum(&swallowed).contains("Whether it can publish was not found out. To look at: round-trip."));
+        let skipped = ["connack", "subscribe", "publish"].map(|name| Check::skip(name, "not tried"));
+        assert_eq!(sum(&skipped), "Whether this device can connect was not found out.");
+        assert_eq!(
+            (report(skipped.to_vec()).fault(), report(vec![]).fault()),
+            (Some(Fault::Broker), Some(Fault::Broker))
+        );
+        assert_eq!(report(skipped.to_vec()).json()["status"], "fail");
+        assert!(sum(&[&skipped[1..], &[connack]].concat()).contains("Whether it can publish and subscribe was not"));
+    }
+
+    #[test]
     fn json_has_every_check_and_the_worst_status() {
-        let mut checks = vec![Check::ok("dns", "found")];
+        let mut checks = vec![Check::ok("connack", "found")];
         assert_eq!(report(checks.clone()).json()["status"], "ok");
         checks.push(Check::warn("clock", "", "late", "ntp"));
         assert_eq!(report(checks.clone()).json()["status"], "warn");

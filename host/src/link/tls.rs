@@ -20,6 +20,7 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
     time_provider::TimeProvider,
 };
+use x509_parser::prelude::{FromDer as _, X509Certificate, X509Version};
 
 pub use self::failure::{TlsFailure, TlsPart};
 pub(super) use self::witness::ServerChain;
@@ -81,6 +82,12 @@ pub enum TlsError {
         /// The key's file.
         key: PathBuf,
     },
+    /// Its form is of 1988, which the TLS library does not read.
+    #[error("the client certificate {} is of X.509 version 1, and TLS here takes version 3 only: `openssl x509 -req` makes version 1 unless it is given extensions (-extfile)", cert.display())]
+    Version1 {
+        /// The certificate's file.
+        cert: PathBuf,
+    },
     /// Certificate or key are of a kind that can't be used.
     #[error("the certificate {} and the key {} can't be used: {cause}", cert.display(), key.display())]
     Identity {
@@ -123,9 +130,12 @@ pub(super) fn witnessed(settings: &TlsSettings) -> Result<(ClientConfig, ServerC
 /// The device's certificate with something that signs for it. The one place that knows
 /// where the key is: one that a TPM or a PKCS#11 token holds would be another
 /// [`rustls::sign::SigningKey`] here, and nothing else would change.
-fn identity(cert: &Path, key: &Path) -> Result<Arc<dyn ResolvesClientCert>, TlsError> {
+pub(crate) fn identity(cert: &Path, key: &Path) -> Result<Arc<dyn ResolvesClientCert>, TlsError> {
     let chain = certificates("client certificate", cert)?;
     let unusable = |cause| TlsError::Identity { cert: cert.into(), key: key.into(), cause };
+    if chain.first().is_some_and(|own| is_version_1(own)) {
+        return Err(TlsError::Version1 { cert: cert.into() });
+    }
     let signing = provider().key_provider.load_private_key(private_key(key)?).map_err(unusable)?;
     let identity = CertifiedKey::new(chain, signing);
     match identity.keys_match() {
@@ -135,6 +145,11 @@ fn identity(cert: &Path, key: &Path) -> Result<Arc<dyn ResolvesClientCert>, TlsE
         Err(cause) => return Err(unusable(cause)),
     }
     Ok(Arc::new(SingleCertAndKey::from(identity)))
+}
+
+/// Whether a certificate can be read, and has the form without extensions.
+pub(super) fn is_version_1(certificate: &CertificateDer<'_>) -> bool {
+    X509Certificate::from_der(certificate).is_ok_and(|(_, parsed)| parsed.version() == X509Version::V1)
 }
 
 /// The system's clock, which on a device may start in 1970.

@@ -11,6 +11,8 @@ mod child;
 
 use std::{collections::HashSet, io, path::Path, time::Duration};
 
+#[cfg(feature = "compiler")]
+use tracing::info;
 use tracing::warn;
 use wasmtime::component::Component;
 
@@ -67,6 +69,19 @@ pub enum CompileError {
 /// What this program was built for.
 pub const TARGET: &str = env!("BUILT_FOR");
 
+/// Compiling as much as this takes so long that somebody may ask what is going on.
+#[cfg(feature = "compiler")]
+const LARGE: usize = 4 * 1024 * 1024;
+
+/// Whether code of this component is kept there. Only looked for: a running host's own is not touched.
+pub fn is_kept(data_dir: &Path, digest: &str) -> bool {
+    let names = std::fs::read_dir(data_dir.join(KEPT)).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    names.into_iter().any(|name| name.to_string_lossy().strip_prefix(digest).is_some_and(|rest| rest.starts_with('-')))
+}
+
+/// The folder in `data_dir` of what was compiled.
+const KEPT: &str = "compiled";
+
 /// Compiles, and keeps what was compiled.
 #[derive(Debug)]
 pub(super) struct Compiling {
@@ -78,7 +93,7 @@ pub(super) struct Compiling {
 impl Compiling {
     /// `data_dir`: where to keep what was compiled, if anywhere.
     pub(super) fn new(compiler: Compiler, engine: &wasmtime::Engine, data_dir: Option<&Path>) -> Self {
-        let cache = data_dir.and_then(|data_dir| match Cache::open(data_dir.join("compiled"), engine) {
+        let cache = data_dir.and_then(|data_dir| match Cache::open(data_dir.join(KEPT), engine) {
             Ok(cache) => Some(cache),
             Err(error) => {
                 warn!("compiled components are not kept, so each start compiles them again: {error}");
@@ -130,6 +145,10 @@ impl Compiling {
                 compiled.map_err(io::Error::other)?
             }
             Compiler::Child(program) => {
+                if bytes.len() > LARGE {
+                    let size = bytes.len() / 1024 / 1024;
+                    info!("compiling {size} MiB of WebAssembly to native code, which takes a while the first time");
+                }
                 let cache = self.safe_cache();
                 let folder = Cache::work(cache)?;
                 let (input, output) = (folder.path().join("in.wasm"), folder.path().join("out.cwasm"));

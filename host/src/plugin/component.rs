@@ -69,7 +69,7 @@ pub enum ComponentError {
         begin: String,
     },
     /// A core module.
-    #[error("{} is a core WebAssembly module, not a component: build it for wasm32-wasip2, or wrap it with `wasm-tools component new`", path.display())]
+    #[error("{} is a core WebAssembly module, not a component: build it for wasm32-wasip2, or let `alphorn build FILE` make one of it", path.display())]
     Module {
         /// The file.
         path: PathBuf,
@@ -153,7 +153,7 @@ pub async fn load(engine: &Engine, path: &Path, limits: CompileLimits) -> Result
     let turn = engine.turn().await;
     let bytes = tokio::fs::read(path).await.map_err(|cause| ComponentError::Read { path: path.into(), cause })?;
     let path = path.to_owned();
-    let (size, digest) = (bytes.len(), hexadecimal(&Sha256::digest(&bytes)));
+    let (size, digest) = (bytes.len(), digest(&bytes));
     // The preamble: `\0asm`, then a version that tells modules (1) from components (13).
     let (code, native) = match bytes.get(..8) {
         Some([0, b'a', b's', b'm', 1, 0, 0, 0]) => return Err(ComponentError::Module { path }),
@@ -276,7 +276,7 @@ impl About {
 
 impl Loaded {
     /// Whether these settings are for it.
-    pub(super) fn fits(&self, config: &PluginConfig) -> Result<(), ComponentError> {
+    pub fn fits(&self, config: &PluginConfig) -> Result<(), ComponentError> {
         let fits = self.about.kind.fits(config);
         fits.map_err(|cause| ComponentError::Settings { path: self.about.path.clone(), cause })
     }
@@ -321,6 +321,11 @@ fn beginning(bytes: &[u8]) -> String {
         Ok(text) => format!("{text:?}"),
         Err(_) => hexadecimal(bytes),
     }
+}
+
+/// SHA-256 in hexadecimal, by which a component is known.
+pub fn digest(bytes: &[u8]) -> String {
+    hexadecimal(&Sha256::digest(bytes))
 }
 
 pub(super) fn hexadecimal(bytes: &[u8]) -> String {

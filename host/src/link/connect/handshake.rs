@@ -85,7 +85,13 @@ fn explain(settings: &LinkSettings, cause: io::Error, server_chain: &ServerChain
         LinkError::Closed => TlsFailure::closed(None, &settings.tls),
         error => return error,
     };
-    LinkError::Tls(TlsFailure { server_chain: server_chain.get().cloned().unwrap_or_default(), ..failure })
+    let server_chain = server_chain.get().cloned().unwrap_or_default();
+    let is_version_1 = server_chain.first().is_some_and(|own| tls::is_version_1(own));
+    let failure = match failure.part {
+        TlsPart::ServerCertificate if is_version_1 => TlsFailure::server_of_version_1(),
+        _ => failure,
+    };
+    LinkError::Tls(TlsFailure { server_chain, ..failure })
 }
 
 /// Ends our direction and reads until the server ends its own. rustls has written the

@@ -54,6 +54,16 @@ impl TlsFailure {
         Self::new(TlsPart::Handshake, cause, remedy)
     }
 
+    /// What the server presented is in a form that the TLS library does not read.
+    pub(in crate::link) fn server_of_version_1() -> Self {
+        Self::new(
+            TlsPart::ServerCertificate,
+            "the server's certificate is of X.509 version 1, and TLS here takes version 3 only",
+            "sign it again with its name as an extension, which makes it version 3: put `subjectAltName=DNS:HOST` into \
+             a file v3.ext, and give -extfile v3.ext to `openssl x509 -req`",
+        )
+    }
+
     /// What a TLS error means and what to do about it.
     pub(in crate::link) fn explain(error: &Error, host: &str, settings: &TlsSettings) -> Self {
         let cert = || match &settings.identity {
