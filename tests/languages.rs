@@ -406,3 +406,44 @@ async fn a_command_of_the_folder_builds_what_no_room_knows() -> Result<()> {
     fs::write(folder.path().join("alphorn.toml"), "[build]\ncommand = \"false\"\ncomponent = \"x.wasm\"\n")?;
     program(&["build", &folder.path().to_string_lossy()])?.fails(65, &["`false` failed"]).await
 }
+
+/// A module with a `main`, as any compiler for WASI 0.1 makes it, is a plain program.
+#[tokio::test]
+async fn a_core_module_with_a_main_is_built_to_a_program() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let module = wat::parse_str("(module (memory (export \"memory\") 1) (func (export \"_start\")))")?;
+    fs::write(folder.path().join("made.wasm"), module)?;
+    let text = "[build]\ncommand = \"true\"\ncomponent = \"made.wasm\"\n";
+    fs::write(folder.path().join("alphorn.toml"), text)?;
+    let mut built = program(&["build", &folder.path().to_string_lossy()])?;
+    built.ends_in_its_own_time().await?;
+    built.prints(&["kind", "a plain WASI program"]).await?;
+    built.fails(0, &["made.wasm is a program of WASI 0.1", "wrapped as a plain WASI program"]).await?;
+    // Without a word on how to build it, too.
+    let mut built = program(&["build", &folder.path().join("made.wasm").to_string_lossy()])?;
+    built.ends_in_its_own_time().await?;
+    built.prints(&["build/made.wasm"]).await?;
+    built.fails(0, &["wrapped as a plain WASI program"]).await
+}
+
+/// A compiler that says nothing is announced where it may take long: the first time.
+#[tokio::test]
+async fn a_first_build_says_that_it_takes_a_while() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    fs::write(folder.path().join("plugin.c"), "")?;
+    fs::copy(plugin("echo")?, folder.path().join("made"))?;
+    // It makes the same of everything.
+    let zig = "#!/bin/sh\nwhile [ \"$1\" != -o ]; do shift; done\ncp \"${0%/*}/made\" \"$2\"\n";
+    fs::write(folder.path().join("zig"), zig)?;
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(folder.path().join("zig"), executable)?;
+    let path = format!("{}:/usr/bin:/bin", folder.path().display());
+    for said in [1, 0] {
+        let arguments = ["build", &folder.path().to_string_lossy()];
+        let mut build = Program::start_with(&arguments, &[("PATH", &*path), ("WASI_SDK_PATH", "")])?;
+        build.ends_in_its_own_time().await?;
+        assert_eq!(build.logged(&["compiling with zig", "takes a while the first time"]), said);
+        build.fails(0, &[]).await?;
+    }
+    Ok(())
+}

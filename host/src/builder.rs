@@ -28,6 +28,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use tracing::info;
 
 /// What came out.
 #[derive(Debug, Clone)]
@@ -41,10 +42,14 @@ pub struct Built {
 /// The plugin's configuration; its `[build]` says how to build what no room here knows.
 const CONFIG: &str = "alphorn.toml";
 
-/// Builds the plugin in the folder. Messages of compilers go to stderr.
-pub async fn build(folder: &Path) -> anyhow::Result<Built> {
+/// Builds the plugin in the folder, or takes the file that was built elsewhere. Messages of compilers
+/// go to stderr.
+pub async fn build(path: &Path) -> anyhow::Result<Built> {
     // As cargo names it in what it reports, and the same for a folder named by a link.
-    let folder = &folder.canonicalize().with_context(|| format!("there is no folder {}", folder.display()))?;
+    let folder = &path.canonicalize().with_context(|| format!("there is no folder or file {}", path.display()))?;
+    if folder.is_file() {
+        return finished(folder);
+    }
     if let Some(recipe) = command::Recipe::of(folder)? {
         return recipe.build(folder).await;
     }
@@ -147,11 +152,34 @@ fn cant_write(path: &Path) -> String {
     format!("can't write to {}", path.display())
 }
 
+/// Before a build whose toolchain works for long and says nothing, which it does the first time.
+fn announce(made: &Path, doing: &str) {
+    if !made.exists() {
+        info!("{doing}; this takes a while the first time, up to some minutes");
+    }
+}
+
+/// A component as it is, a core module wrapped into one beside it.
+fn finished(file: &Path) -> anyhow::Result<Built> {
+    let folder = file.parent().context("a file lies in a folder")?;
+    let name = file.file_stem().context("a file has a name")?.to_string_lossy().into_owned();
+    let bytes = fs::read(file).with_context(|| format!("can't read {}", file.display()))?;
+    if wrap::is_module(&bytes) { finish(folder, &name, file) } else { Ok(Built { name, component: file.to_owned() }) }
+}
+
 /// Puts what a toolchain has made in the component's place.
 fn finish(folder: &Path, name: &str, made: &Path) -> anyhow::Result<Built> {
     let bytes = fs::read(made).with_context(|| format!("the build has left no {}", made.display()))?;
     let component = output(folder).join(format!("{name}.wasm"));
-    write(&component, wrap::component(bytes)?)?;
+    let wrapped = wrap::component(bytes)?;
+    if matches!(wrapped, wrap::Wrapped::Program(_)) {
+        info!(
+            "{} is a program of WASI 0.1, and wrapped as a plain WASI program: messages are lines of its input, lines \
+             it prints are published (docs/wasi-programs.md)",
+            made.display()
+        );
+    }
+    write(&component, wrapped.bytes())?;
     Ok(Built { name: name.to_owned(), component })
 }
 

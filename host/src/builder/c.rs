@@ -12,7 +12,7 @@ use std::{
 use anyhow::Context;
 use tokio::process::Command;
 
-use super::{Built, finish, folder_name, names, names_if_any, support, tools, write};
+use super::{Built, announce, finish, folder_name, names, names_if_any, support, tools, write};
 
 /// The bindings, and the layers that make them pleasant.
 const SDK: [(&str, &str); 5] = [
@@ -59,6 +59,8 @@ pub(super) async fn build(folder: &Path) -> anyhow::Result<Built> {
     let own = sources(folder)?;
     let has_cpp = own.iter().any(|source| is_cpp(source));
     let brought = SDK.iter().map(|(name, _)| support.join(name)).filter(|path| is_c(path));
+    let made = support.join("core.wasm");
+    announce(&made, compiler.doing());
     let mut linked = Vec::new();
     for source in own.into_iter().chain(brought) {
         let stem = source.file_name().context("a source has a name")?.to_string_lossy().replace('.', "_");
@@ -69,7 +71,6 @@ pub(super) async fn build(folder: &Path) -> anyhow::Result<Built> {
         tools::run(command, &format!("compiling {}", source.display())).await?;
         linked.push(object);
     }
-    let made = support.join("core.wasm");
     let mut command = compiler.command(has_cpp);
     command.current_dir(folder).args(LINKING).args(linked).arg("-o").arg(&made);
     tools::run(command, "linking").await?;
@@ -108,6 +109,14 @@ impl Compiler {
                 folder.display()
             )
         })
+    }
+
+    /// What takes the time.
+    fn doing(&self) -> &'static str {
+        match self {
+            Self::Zig(_) => "compiling with zig, the C and C++ libraries as well",
+            Self::Clang(_) => "compiling with clang",
+        }
     }
 
     fn command(&self, is_cpp: bool) -> Command {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use super::{Built, finish, folder_name, support, tools, write};
+use super::{Built, announce, finish, folder_name, support, tools, write};
 
 /// The files of a folder in `guest-sdk/go`.
 macro_rules! files {
@@ -56,6 +56,7 @@ pub(super) async fn build(folder: &Path) -> anyhow::Result<Built> {
         write(&support.join("go").join(name), text)?;
     }
     let made = support.join("core.wasm");
+    announce(&made, "compiling with go, its standard library as well");
     // Memory before the runtime is there comes from one of its own functions, which the linker
     // hands out only if it is asked not to look.
     let mut command = tools::command(&compiler, ["build", "-buildmode=c-shared", "-ldflags=-checklinkname=0 -s -w"]);

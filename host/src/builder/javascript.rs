@@ -12,7 +12,7 @@ use serde::Deserialize;
 use tracing::info;
 
 use super::{
-    Built, finish, folder_name, names_if_any,
+    Built, announce, finish, folder_name, names_if_any,
     source_map::{Lines, SourceMap},
     support, tools, wit, write,
 };
@@ -52,6 +52,7 @@ pub(super) async fn build(folder: &Path) -> anyhow::Result<Built> {
     let (bundle, lines) = bundle(folder, &support, &source, &native(&esbuild)).await?;
 
     let made = support.join("component.wasm");
+    announce(&made, "componentize-qjs puts a JavaScript engine and the plugin into one component");
     let mut command = tools::command(&componentize, ["--world", wit::WORLD, "--sync"]);
     // In its folder, whose files are all it may see.
     command.current_dir(&support);

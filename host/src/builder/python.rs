@@ -10,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 use tokio::process::Command;
 
-use super::{Built, finish, folder_name, support, tools, wit, write};
+use super::{Built, announce, finish, folder_name, support, tools, wit, write};
 
 /// What a plugin imports as `alphorn`.
 const SDK: &str = include_str!("../../../guest-sdk/python/alphorn.py");
@@ -68,6 +68,7 @@ pub(super) async fn build(folder: &Path) -> anyhow::Result<Built> {
     write(&support.join("alphorn_entry.py"), entry.replace("MODULE", &module))?;
 
     let made = support.join("component.wasm");
+    announce(&made, "componentize-py puts Python, its library and the plugin into one component");
     let mut command = componentize(folder)?;
     command.current_dir(folder).args(["--quiet", "--world", wit::WORLD]);
     command.arg("--wit-path").arg(wit::write(&support)?);

@@ -183,6 +183,8 @@ fn write_rust_sdk(folder: &Path) -> anyhow::Result<()> {
     for (file, text) in wit::FILES {
         write(&folder.join("wit").join(file), text)?;
     }
+    // It is formatted as here, whatever the plugin chooses.
+    write(&folder.join("rustfmt.toml"), include_str!("../../../rustfmt.toml"))?;
     write(&folder.join("Cargo.toml"), rust_manifest("alphorn-guest", &["wit-bindgen"], SDK_MANIFEST)?)?;
     let macros = rust_manifest("alphorn-guest-macros", &["proc-macro2", "quote", "strsim", "syn"], MACROS_MANIFEST)?;
     write(&folder.join("macros/Cargo.toml"), macros)
@@ -310,6 +312,24 @@ mod tests {
             assert!(manifest.contains(&format!("path = {path:?}")), "{manifest}");
             assert_eq!(!manifest.contains("[workspace]"), is_member);
             assert!(!folder.join("alphorn-guest").exists());
+        }
+    }
+
+    #[test]
+    fn a_new_plugin_in_rust_is_formatted_whatever_its_name() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["x", "flow-meter", "the-flow-meter-of-the-second-tank"] {
+            let folder = root.path().join(name);
+            Template::Rust.create(&folder).unwrap();
+            let manifest = folder.join("Cargo.toml");
+            let mut format = std::process::Command::new("cargo");
+            let output = format.args(["fmt", "--check", "--manifest-path"]).arg(manifest).output().unwrap();
+            assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stdout));
+            // As for one in Alphorn's own workspace, which has other settings.
+            let mut format = std::process::Command::new("rustfmt");
+            format.args(["--check", "--edition", "2024", "--config-path"]).arg(source("rustfmt.toml"));
+            let output = format.arg(folder.join("src/lib.rs")).output().unwrap();
+            assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stdout));
         }
     }
 

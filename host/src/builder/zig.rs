@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use super::{Built, c, finish, folder_name, support, tools, write};
+use super::{Built, announce, c, finish, folder_name, support, tools, write};
 
 /// What a plugin imports as `alphorn`.
 const SDK: &str = include_str!("../../../guest-sdk/zig/alphorn.zig");
@@ -33,6 +33,8 @@ pub(super) async fn build(folder: &Path) -> anyhow::Result<Built> {
     })?;
     let support = support(folder)?;
     c::write_sdk(&support)?;
+    let made = support.join("core.wasm");
+    announce(&made, "compiling with zig, its standard library and that of C as well");
     let layer = support.join("alphorn.zig");
     write(&layer, SDK)?;
     // Zig reads no headers by itself. What it makes of them it has at hand the next time.
@@ -41,7 +43,6 @@ pub(super) async fn build(folder: &Path) -> anyhow::Result<Built> {
     command.current_dir(&support).arg("translate-c").args(["-target", "wasm32-wasi", "-lc", "alphorn.h"]);
     write(&translated, tools::output(command, "translating alphorn.h").await?)?;
 
-    let made = support.join("core.wasm");
     let mut command = c::start(&zig);
     command.current_dir(folder).arg("build-exe").args(LINKING);
     // A module comes behind what it consists of and the names it imports.

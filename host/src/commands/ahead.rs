@@ -30,11 +30,8 @@ use crate::{
 };
 
 pub(crate) async fn build(args: BuildArgs) -> Result<(), Failure> {
-    let component = if args.folder.is_file() {
-        args.folder
-    } else {
-        builder::build(&args.folder).await.map_err(|error| Failure::new(exit::DATA, error))?.component
-    };
+    let built = builder::build(&args.folder).await.map_err(|error| Failure::new(exit::DATA, error))?;
+    let component = built.component;
     // Before it is compiled, which may take a while.
     let signer = args.ahead.key.as_deref().map(|key| keygen::signer(key, args.ahead.password_file.as_deref()));
     let signer = signer.transpose()?;
