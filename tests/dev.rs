@@ -121,6 +121,62 @@ async fn a_plain_program_and_what_it_may_do_are_swapped_on_save() -> Result<()> 
     dev.fails(0, &[]).await
 }
 
+/// A finished module of any compiler for WASI 0.1, and what other terminals see of the session.
+#[cfg(feature = "embedded-broker")]
+#[tokio::test]
+async fn a_finished_program_runs_and_is_found_from_another_terminal() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let runtime = folder.path().join("runtime").to_string_lossy().into_owned();
+    let environment = [("XDG_RUNTIME_DIR", &*runtime)];
+    let file = folder.path().join("parrot.wasm");
+    fs::write(&file, program_that_says("hello")?)?;
+    let settings =
+        "[plugins.bird]\ncomponent = \"parrot.wasm\"\npublish = [\"says\"]\ncommand = { topic = \"says\" }\n";
+    fs::write(folder.path().join("alphorn.toml"), settings)?;
+    let mut dev = Program::start_with(&["dev".as_ref(), file.as_os_str()], &environment)?;
+    dev.log(&["INFO", "parrot.wasm", "is a program of WASI 0.1", "messages are lines of its input"]).await?;
+    dev.prints(&["says hello"]).await?;
+
+    dev.log(&["from another terminal", "alphorn ps"]).await?;
+    let ps = Program::start_with(&["ps"], &environment)?;
+    ps.prints(&["bird", "running"]).await?;
+    Program::start_with(&["logs", "bird"], &environment)?.prints(&["plugin{name=bird}"]).await?;
+    Program::start_with(&["pub", "says", "from elsewhere"], &environment)?.fails(0, &[]).await?;
+    dev.prints(&["says from elsewhere"]).await?;
+
+    fs::write(&file, program_that_says("good day")?)?;
+    dev.log(&["parrot.wasm was saved"]).await?;
+    dev.log(&["plugin{name=bird}", "a new version took over"]).await?;
+    dev.prints(&["says good day"]).await?;
+    dev.signal(Signal::Int)?;
+    dev.fails(0, &[]).await?;
+    let left: Vec<_> = fs::read_dir(Path::new(&runtime).join("alphorn"))?.collect();
+    assert!(left.is_empty(), "{left:?}");
+    Ok(())
+}
+
+/// Says a line, then reads its input to the end.
+#[cfg(feature = "embedded-broker")]
+fn program_that_says(line: &str) -> Result<Vec<u8>> {
+    let text = format!(
+        r#"(module
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 64) "{line}\n")
+            (func (export "_start")
+                (i32.store (i32.const 0) (i32.const 64))
+                (i32.store (i32.const 4) (i32.const {length}))
+                (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 16)))
+                (i32.store (i32.const 4) (i32.const 32))
+                (loop $more
+                    (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 16)))
+                    (br_if $more (i32.load (i32.const 16))))))"#,
+        length = line.len() + 1
+    );
+    Ok(wat::parse_str(text)?)
+}
+
 #[cfg(feature = "embedded-broker")]
 #[tokio::test]
 async fn several_folders_run_together() -> Result<()> {

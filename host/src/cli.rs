@@ -71,7 +71,7 @@ pub(crate) enum Command {
 #[cfg(feature = "tooling")]
 #[derive(Debug, Args)]
 pub(crate) struct DevArgs {
-    /// Folders of plugins. What `alphorn.toml` in such a folder says of the plugin holds.
+    /// Folders of plugins, or finished components (.wasm). What `alphorn.toml` beside it says of a plugin holds.
     #[arg(value_name = "DIR", default_value = ".")]
     pub(crate) folders: Vec<PathBuf>,
     /// Use this broker instead of one made on the spot; certificates come from --config.
@@ -108,9 +108,9 @@ pub(crate) struct DoctorArgs {
 /// The connection of `pub` and `sub`.
 #[derive(Debug, Args)]
 pub(crate) struct ClientArgs {
-    /// The configuration whose [link] is used. Without the file, ALPHORN_LINK__… or --url have to say all.
-    #[arg(long, value_name = "FILE", default_value = "alphorn.toml")]
-    pub(crate) config: PathBuf,
+    /// The configuration whose [link] is used [default: that of a running `alphorn dev`, else alphorn.toml]. Without the file, ALPHORN_LINK__… or --url have to say all.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// Another broker than the configuration's.
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<String>,
@@ -192,7 +192,7 @@ pub(crate) enum LanguageArg {
 #[cfg(feature = "tooling")]
 #[derive(Debug, Args)]
 pub(crate) struct BuildArgs {
-    /// The plugin's folder; with --aot a finished component will do.
+    /// The plugin's folder, or a finished component or core module (.wasm).
     #[arg(value_name = "DIR", default_value = ".")]
     pub(crate) folder: PathBuf,
     /// One JSON object.

@@ -5,6 +5,7 @@
 
 mod answers;
 mod client;
+pub mod dev_host;
 pub mod places;
 pub mod protocol;
 

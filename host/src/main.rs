@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     let result = runtime.block_on(async {
         match cli.command {
             #[cfg(feature = "tooling")]
-            Command::Dev(args) => commands::dev::dev(args).await,
+            Command::Dev(args) => commands::dev::dev(args, recent).await,
             Command::Run(args) => commands::run::run(args, recent).await,
             Command::Doctor(args) => commands::doctor::doctor(args).await,
             Command::Sub(args) => commands::sub::sub(args).await,
@@ -94,7 +94,7 @@ fn log_to_stderr(cli: &Cli, recent: Recent) {
     let level = match i16::from(cli.verbose) - i16::from(cli.quiet) {
         ..=-2 => "error",
         -1 => "warn",
-        0 => "info,mqtt5=warn,alphorn_dev_broker=warn",
+        0 => "info,mqtt5=warn,alphorn_dev_broker=warn,notify=warn",
         1 => "debug,mqtt5=info",
         2.. => "trace",
     };

@@ -1,6 +1,11 @@
 //! The program under test, as a user starts it.
 
-use std::{ffi::OsStr, process::Stdio};
+use std::{
+    ffi::OsStr,
+    path::Path,
+    process::Stdio,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, BufReader},
@@ -43,6 +48,10 @@ impl Program {
         for name in INHERITED {
             command.env_remove(name);
         }
+        // Of each its own: nobody finds an `alphorn dev` of another test, or of whoever runs them.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let runtime = format!("runtime-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        command.env("XDG_RUNTIME_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join(runtime));
         command.args(arguments).envs(environment.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().context("start alphorn")?;

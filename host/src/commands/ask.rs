@@ -6,6 +6,7 @@ use alphorn::{
     config::{Config, Overrides},
     control::{
         Connection,
+        dev_host::DevHost,
         places::{self, Place, SYSTEM_CONFIG, Viewpoint},
         protocol::{self, Answer, Request},
     },
@@ -20,12 +21,23 @@ use crate::{
 /// Where the running host may be, the likeliest first.
 fn places(args: &HostArgs) -> Vec<Place> {
     let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let dev = dev_host();
     let from = Viewpoint {
         is_root: rustix::process::geteuid().is_root(),
         runtime_dir: runtime_dir.as_deref(),
         has_own_config: Path::new(places::OWN_CONFIG).exists(),
+        dev_socket: dev.as_ref().map(|dev| dev.socket.as_path()),
     };
     places::places(args.socket.as_deref(), args.config.as_deref(), from)
+}
+
+/// The `alphorn dev` that a command means which names nothing: in a folder with a configuration only
+/// one that runs this folder.
+pub(super) fn dev_host() -> Option<DevHost> {
+    let dev = DevHost::running()?;
+    let here = std::env::current_dir().and_then(|folder| folder.canonicalize());
+    let is_meant = !Path::new(places::OWN_CONFIG).exists() || here.is_ok_and(|here| dev.folders.contains(&here));
+    is_meant.then_some(dev)
 }
 
 /// The configuration that says what would be, where no host runs.

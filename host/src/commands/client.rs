@@ -2,6 +2,7 @@
 
 use alphorn::{
     config::{Config, Overrides},
+    control::places::OWN_CONFIG,
     host,
     link::{Client, ClientOptions, Link, LinkState, Mailbox, NOT_AUTHORIZED, WhenFull},
     message::Qos,
@@ -24,15 +25,21 @@ pub(super) struct CommandLink {
 /// Connects, or says why that fails: a command does not try for ever.
 pub(super) async fn connect(args: &ClientArgs, command: &str) -> Result<CommandLink, Failure> {
     let bad = |error| Failure::new(exit::CONFIG, error);
+    let says_all = args.url.is_some() || std::env::var_os("ALPHORN_LINK__URL").is_some();
+    let dev = if args.config.is_some() || says_all { None } else { super::ask::dev_host() };
+    let (file, dev_url) = match (&args.config, dev) {
+        (Some(file), _) => (file.clone(), None),
+        (None, Some(dev)) => (dev.config, dev.url),
+        (None, None) => (OWN_CONFIG.into(), None),
+    };
     let overrides = Overrides {
-        url: args.url.clone(),
+        url: args.url.clone().or(dev_url),
         client_id: args.client_id.clone(),
         default_client_id: Some("alphorn".to_owned()),
     };
     // Whoever gives --url or ALPHORN_LINK__URL needs no file.
-    let needs_file = args.url.is_none() && std::env::var_os("ALPHORN_LINK__URL").is_none();
-    let mut config = if args.config.exists() || needs_file {
-        Config::load(&args.config, &overrides).map_err(bad)?
+    let mut config = if file.exists() || !says_all {
+        Config::load(&file, &overrides).map_err(bad)?
     } else {
         Config::without_file(&overrides).map_err(bad)?
     };

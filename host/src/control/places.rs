@@ -29,6 +29,8 @@ pub struct Viewpoint<'a> {
     pub runtime_dir: Option<&'a Path>,
     /// The current folder has an `alphorn.toml`.
     pub has_own_config: bool,
+    /// The socket of an `alphorn dev` that runs and may be meant.
+    pub dev_socket: Option<&'a Path>,
 }
 
 /// The socket of a host whose configuration names none.
@@ -38,17 +40,22 @@ pub fn default_socket(is_root: bool, runtime_dir: Option<&Path>) -> PathBuf {
 }
 
 /// Where to look, in this order, until somebody answers. Who names a place means that one, and a
-/// folder with a configuration is about the host of that one: a command that acts must not end up
-/// at another.
+/// folder with a configuration is about the host of that one, which is `alphorn dev`'s where that
+/// runs the folder: a command that acts must not end up at another.
 pub fn places(socket: Option<&Path>, config: Option<&Path>, from: Viewpoint<'_>) -> Vec<Place> {
     if let Some(socket) = socket {
         return vec![Place::Socket(socket.to_owned())];
     }
-    if let Some(config) = config.or_else(|| from.has_own_config.then(|| Path::new(OWN_CONFIG))) {
+    if let Some(config) = config {
         return vec![Place::Config(config.to_owned())];
     }
+    let dev = from.dev_socket.map(|socket| Place::Socket(socket.to_owned()));
+    if from.has_own_config {
+        return vec![dev.unwrap_or_else(|| Place::Config(OWN_CONFIG.into()))];
+    }
     let own = default_socket(from.is_root, from.runtime_dir);
-    let mut places = vec![Place::Config(SYSTEM_CONFIG.into()), Place::Socket(own)];
+    let mut places = Vec::from_iter(dev);
+    places.extend([Place::Config(SYSTEM_CONFIG.into()), Place::Socket(own)]);
     let system = Place::Socket(SYSTEM_SOCKET.into());
     if !places.contains(&system) {
         places.push(system);
@@ -60,7 +67,8 @@ pub fn places(socket: Option<&Path>, config: Option<&Path>, from: Viewpoint<'_>)
 mod tests {
     use super::*;
 
-    const USER: Viewpoint<'_> = Viewpoint { is_root: false, runtime_dir: None, has_own_config: false };
+    const USER: Viewpoint<'_> =
+        Viewpoint { is_root: false, runtime_dir: None, has_own_config: false, dev_socket: None };
 
     #[test]
     fn a_user_has_a_socket_where_it_may_make_one() {
@@ -91,5 +99,15 @@ mod tests {
         assert_eq!(places(None, None, Viewpoint { runtime_dir, ..USER }), with_own);
         assert_eq!(places(None, None, Viewpoint { is_root: true, runtime_dir, ..USER }), system);
         assert_eq!(places(None, None, USER), system);
+    }
+
+    #[test]
+    fn a_running_dev_session_comes_before_all_but_what_is_named() {
+        let dev = Viewpoint { dev_socket: Some(Path::new("dev.sock")), ..USER };
+        let own = Place::Socket("dev.sock".into());
+        assert_eq!(places(None, None, dev), [vec![own.clone()], places(None, None, USER)].concat());
+        assert_eq!(places(None, None, Viewpoint { has_own_config: true, ..dev }), [own]);
+        assert_eq!(places(Some(Path::new("a.sock")), None, dev), [Place::Socket("a.sock".into())]);
+        assert_eq!(places(None, Some(Path::new("b.toml")), dev), [Place::Config("b.toml".into())]);
     }
 }

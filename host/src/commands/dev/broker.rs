@@ -14,7 +14,6 @@ use alphorn::{
 };
 use alphorn_dev_broker::DevBroker;
 use anyhow::Context;
-use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
@@ -24,15 +23,13 @@ pub(super) struct Broker {
     broker: DevBroker,
     monitor: Link,
     printing: JoinHandle<()>,
-    /// Certificates; gone with the broker.
-    _folder: TempDir,
 }
 
 impl Broker {
     /// Starts it; the configuration is that of the first folder, with the connection to here.
-    pub(super) async fn start(project: &Project) -> Result<(Config, Self), Failure> {
-        let folder = tempfile::tempdir().context("no temporary folder for certificates")?;
-        let broker = DevBroker::start(folder.path()).await?;
+    /// Certificates and what the host keeps are in the session's folder.
+    pub(super) async fn start(project: &Project, session: &Path) -> Result<(Config, Self), Failure> {
+        let broker = DevBroker::start(session).await?;
         let overrides = Overrides {
             url: Some(format!("mqtts://{}:{}", broker.host(), broker.port())),
             default_client_id: Some("alphorn-dev".to_owned()),
@@ -47,21 +44,26 @@ impl Broker {
             not_before: None,
         };
         // What a device keeps for years, this keeps as long as the broker does.
-        config.disk = config.disk.map(|disk| DiskConfig { folder: folder.path().join("data"), ..disk });
+        config.disk = config.disk.map(|disk| DiskConfig { folder: session.join("data"), ..disk });
         // It is on this machine, where no proxy leads.
         config.link.proxy = None;
         config.link.headers.clear();
         // Of other folders than the first, and of what a device keeps: not of a session like this.
         config.plugins.clear();
         config.warnings.clear();
-        let client = write_client_config(&config, &broker, folder.path())?;
+        let (monitor, printing) = monitor(&config, &broker).await?;
+        Ok((config, Self { broker, monitor, printing }))
+    }
+
+    /// Writes a configuration for commands from another terminal, and says so.
+    pub(super) fn client(&self, config: &Config, socket: &Path, session: &Path) -> anyhow::Result<PathBuf> {
+        let file = write_client_config(config, &self.broker, socket, session)?;
         info!(
             "broker on port {}; publish to it with: alphorn pub --config {} TOPIC PAYLOAD",
-            broker.port(),
-            client.display()
+            self.broker.port(),
+            file.display()
         );
-        let (monitor, printing) = monitor(&config, &broker).await?;
-        Ok((config, Self { broker, monitor, printing, _folder: folder }))
+        Ok(file)
     }
 
     pub(super) async fn end(self) {
@@ -74,8 +76,8 @@ impl Broker {
     }
 }
 
-/// A configuration for `pub` and `sub` from another terminal.
-fn write_client_config(config: &Config, broker: &DevBroker, folder: &Path) -> anyhow::Result<PathBuf> {
+/// A configuration for `pub`, `ps` and the like from another terminal.
+fn write_client_config(config: &Config, broker: &DevBroker, socket: &Path, folder: &Path) -> anyhow::Result<PathBuf> {
     let files = broker.files();
     let mut link = toml::Table::new();
     link.insert("url".to_owned(), config.link.url.to_string().into());
@@ -86,7 +88,8 @@ fn write_client_config(config: &Config, broker: &DevBroker, folder: &Path) -> an
         link.insert(key.to_owned(), path.display().to_string().into());
     }
     let file = folder.join("alphorn.toml");
-    let text = toml::Table::from_iter([("link".to_owned(), link.into())]).to_string();
+    let host = toml::Table::from_iter([("socket".to_owned(), socket.display().to_string().into())]);
+    let text = toml::Table::from_iter([("link".to_owned(), link.into()), ("host".to_owned(), host.into())]).to_string();
     fs::write(&file, text).with_context(|| format!("can't write {}", file.display()))?;
     Ok(file)
 }

@@ -1,4 +1,4 @@
-//! A plugin's folder: what it builds to, and what its `alphorn.toml` grants.
+//! A plugin's folder, or a finished component: what it builds to, and what its `alphorn.toml` grants.
 
 use std::{
     fs, io,
@@ -7,16 +7,18 @@ use std::{
 };
 
 use alphorn::{
-    builder,
+    builder::{self, Built},
     config::{self, Config, Overrides, PluginConfig},
 };
 use anyhow::{Context, anyhow, bail, ensure};
 use tracing::{info, warn};
 
-/// One folder given to `dev`.
+use super::sources::{CONFIG, Sources};
+
+/// One plugin given to `dev`.
 pub(super) struct Project {
-    pub(super) folder: PathBuf,
-    /// The plugin's name: that in `alphorn.toml`, else the package's.
+    pub(super) sources: Sources,
+    /// The plugin's name: that in `alphorn.toml`, else the package's or the file's.
     pub(super) name: String,
     component: PathBuf,
     /// When it was written; cargo leaves it alone when nothing changed.
@@ -25,27 +27,27 @@ pub(super) struct Project {
     config: String,
 }
 
-const CONFIG: &str = "alphorn.toml";
-
 impl Project {
-    pub(super) async fn build(folder: PathBuf) -> anyhow::Result<Self> {
-        let folder = fs::canonicalize(&folder).with_context(|| format!("there is no folder {}", folder.display()))?;
-        info!("building {}", folder.display());
-        let built = builder::build(&folder).await?;
-        let config = read(&folder, &built.name)?;
-        let name = name(&folder, &config, built.name)?;
+    pub(super) async fn build(given: PathBuf) -> anyhow::Result<Self> {
+        let path =
+            fs::canonicalize(&given).with_context(|| format!("there is no folder or file {}", given.display()))?;
+        let sources = if path.is_dir() { Sources::Folder(path) } else { Sources::File(path) };
+        let built = build(&sources).await?;
+        let config = read(sources.folder(), &built.name)?;
+        let name = name(&sources, &config, built.name)?;
         let written = written(&built.component);
-        Ok(Self { folder, name, component: built.component, written, config })
+        Ok(Self { sources, name, component: built.component, written, config })
     }
 
     /// Builds it anew and reads its configuration again; whether either is other than before.
     pub(super) async fn rebuild(&mut self) -> anyhow::Result<bool> {
-        let built = builder::build(&self.folder).await?;
-        let (written, config) = (written(&built.component), read(&self.folder, &built.name)?);
-        let name = name(&self.folder, &config, built.name)?;
+        let built = build(&self.sources).await?;
+        let folder = self.sources.folder();
+        let (written, config) = (written(&built.component), read(folder, &built.name)?);
+        let name = name(&self.sources, &config, built.name)?;
         ensure!(name == self.name, "`{}` is called `{name}` now, which takes another `alphorn dev`", self.name);
         if beside_plugins(&config) != beside_plugins(&self.config) {
-            let file = self.folder.join(CONFIG);
+            let file = folder.join(CONFIG);
             warn!(
                 "{}: what stands outside of [plugins] is read once, from the first folder: start `alphorn dev` again",
                 file.display()
@@ -58,8 +60,9 @@ impl Project {
 
     /// The folder's whole configuration; for a connection elsewhere than it says.
     pub(super) fn configuration(&self, overrides: &Overrides) -> anyhow::Result<Config> {
-        let file = self.folder.join(CONFIG);
-        Config::parse(&self.config, &self.folder, config::environment(), overrides)
+        let folder = self.sources.folder();
+        let file = folder.join(CONFIG);
+        Config::parse(&self.config, folder, config::environment(), overrides)
             .map_err(|message| anyhow!("{}: {message}", file.display()))
     }
 
@@ -92,16 +95,35 @@ fn read(folder: &Path, built: &str) -> anyhow::Result<String> {
     }
 }
 
-/// What the plugin is called there, if it is that of the package.
-fn name(folder: &Path, config: &str, built: String) -> anyhow::Result<String> {
-    let file = folder.join(CONFIG);
+async fn build(sources: &Sources) -> anyhow::Result<Built> {
+    if let Sources::Folder(folder) = sources {
+        info!("building {}", folder.display());
+    }
+    builder::build(sources.path()).await
+}
+
+/// What the plugin is called there: as what was built, or the only one, or for a file the one whose
+/// component that is.
+fn name(sources: &Sources, config: &str, built: String) -> anyhow::Result<String> {
+    let file = sources.folder().join(CONFIG);
     let table: toml::Table = config.parse().with_context(|| format!("{} is not TOML", file.display()))?;
     let plugins = table.get("plugins").and_then(toml::Value::as_table);
-    let names: Vec<_> = plugins.into_iter().flat_map(toml::Table::keys).collect();
-    match names.as_slice() {
-        [only] => Ok((*only).clone()),
-        names if names.contains(&&built) => Ok(built),
-        _ => bail!("{} has no [plugins.{built}]", file.display()),
+    let plugins: Vec<_> = plugins.into_iter().flatten().collect();
+    let is_its_component = |plugin: &toml::Value| {
+        let component = plugin.get("component").and_then(toml::Value::as_str).map(Path::new);
+        component.and_then(Path::file_name) == sources.path().file_name()
+    };
+    let named = match (sources, plugins.as_slice()) {
+        (Sources::Folder(_), [(only, _)]) => Some(*only),
+        (Sources::Folder(_), _) => None,
+        (Sources::File(_), plugins) => {
+            plugins.iter().find(|(_, plugin)| is_its_component(plugin)).map(|(name, _)| *name)
+        }
+    };
+    match named {
+        Some(name) => Ok(name.clone()),
+        None if plugins.iter().any(|(name, _)| **name == built) => Ok(built),
+        None => bail!("{} has no [plugins.{built}]", file.display()),
     }
 }
 
@@ -114,13 +136,6 @@ fn beside_plugins(config: &str) -> Option<toml::Table> {
 
 fn written(component: &Path) -> Option<SystemTime> {
     fs::metadata(component).and_then(|metadata| metadata.modified()).ok()
-}
-
-/// A path whose change says that the plugin has to be built again. What builds write and
-/// hidden files do not, or each build would cause the next.
-pub(super) fn is_source(folder: &Path, path: &Path) -> bool {
-    let Ok(within) = path.strip_prefix(folder) else { return false };
-    !builder::is_made_by_builds(within) && within != Path::new("")
 }
 
 #[cfg(test)]
@@ -136,35 +151,17 @@ mod tests {
     }
 
     #[test]
-    fn sources_are_told_from_what_a_build_writes() {
-        let folder = Path::new("/p");
-        for path in [
-            "/p/src/lib.rs",
-            "/p/Cargo.toml",
-            "/p/data/table.csv",
-            "/p/plugin.py",
-            "/p/src/build/mod.rs",
-            "/p/package.json",
-            "/p/alphorn.toml",
-        ] {
-            assert!(is_source(folder, Path::new(path)), "{path}");
-        }
-        for path in [
-            "/p/target/x/y",
-            "/p/.git/index",
-            "/p/src/.lib.rs.swp",
-            "/p/src/lib.rs~",
-            "/p/Cargo.lock",
-            "/p/build/p.wasm",
-            "/p/dev.log",
-            "/p/node_modules/x/index.js",
-            "/p/package-lock.json",
-            "/p/src/__pycache__/plugin.pyc",
-            "/p/.venv/bin/python3",
-            "/p",
-            "/q/src/a",
-        ] {
-            assert!(!is_source(folder, Path::new(path)), "{path}");
-        }
+    fn a_finished_component_is_found_in_the_configuration_beside_it() {
+        let config = "[plugins.a]\ncomponent = \"out/first.wasm\"\n[plugins.b]\ncomponent = \"second.wasm\"\n";
+        let name = |file: &str, config: &str| {
+            let file = Path::new("/p").join(file);
+            let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+            name(&Sources::File(file), config, stem)
+        };
+        assert_eq!(name("second.wasm", config).unwrap(), "b");
+        assert_eq!(name("first.wasm", config).unwrap(), "a");
+        assert_eq!(name("a.wasm", config).unwrap(), "a", "by its own name");
+        let words = name("third.wasm", config).unwrap_err().to_string();
+        assert!(words.contains("/p/alphorn.toml has no [plugins.third]"), "{words}");
     }
 }
