@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Bed, Do, Packet, Program, Result, Scripted, Step, in_both_versions, kind};
+use crate::harness::{Answer, Bed, Do, Packet, Program, Result, Scripted, Step, in_both_versions, kind};
 
 in_both_versions! {
     a_broker_without_a_connack_is_asked_again
@@ -99,6 +99,34 @@ async fn each_reason_not_to_connect_is_named() -> Result<()> {
             host.stop().await?;
             assert!(broker.connections() <= 5, "{code:#04x}: {} connections", broker.connections());
         }
+    }
+    Ok(())
+}
+
+/// A CONNACK with which there is no way to go on is named, and asked for again.
+#[tokio::test]
+async fn a_connack_that_contradicts_itself_is_a_protocol_error() -> Result<()> {
+    let bed = Bed::start().await?;
+    let connack = |session_present, properties: &[u8]| {
+        Do::Say(Answer::Connack { session_present, code: 0, properties: properties.to_vec() })
+    };
+    for (protocol, connack, word) in [
+        ("5", connack(false, &[0x27, 0, 0, 0, 0]), "at most 0 bytes"),
+        ("5", connack(false, &[0x21, 0, 0]), "no message of QoS 1"),
+        ("5", connack(true, &[]), "clean start"),
+        ("3.1.1", connack(true, &[]), "clean start"),
+    ] {
+        let broker = Scripted::start(&bed, move |event| match &event.step {
+            Step::Packet(Packet::Connect(_)) => vec![connack.clone()],
+            _ => kind(event),
+        })
+        .await?;
+        let config = broker.config(&bed, "").link(&format!("protocol = {protocol:?}")).link("session_expiry = \"0s\"");
+        let mut host = Program::run(&config)?;
+        host.log(&["connect failed (attempt 2)", "does not keep to MQTT", word]).await?;
+        broker.now(kind);
+        host.log(&["connect success"]).await?;
+        host.stop().await?;
     }
     Ok(())
 }

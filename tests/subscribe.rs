@@ -1,6 +1,8 @@
 //! From the broker to plugins.
 
-use crate::harness::{Bed, Do, Packet, Program, Result, Scripted, in_both_versions, kind};
+use std::time::Duration;
+
+use crate::harness::{Answer, Bed, Do, Packet, Program, Result, Scripted, Step, in_both_versions, kind, subscribes};
 
 in_both_versions! {
     what_was_handled_does_not_come_again
@@ -207,6 +209,58 @@ async fn filters_within_others_are_merged_at_3_1_1() -> Result<()> {
     host.stop().await?;
     assert_eq!(broker.packets(filters), [(0, vec!["in/#".to_owned()])]);
     broker.keeps_the_rules()
+}
+
+/// What a filter stands for that goes is brought by the one that takes its place, without a gap.
+#[tokio::test]
+async fn a_narrower_filter_goes_when_the_wider_one_is_granted() -> Result<()> {
+    const SLOW: Duration = Duration::from_millis(700);
+    let bed = Bed::start().await?;
+    let broker = Scripted::start(&bed, |event| match &event.step {
+        Step::Packet(packet) if subscribes(packet, "in/#") => {
+            kind(event).into_iter().map(|it| it.after(SLOW)).collect()
+        }
+        _ => kind(event),
+    })
+    .await?;
+    let plugins = recorder("narrow", "in/a") + &recorder("wide", "wide");
+    let mut host = Program::run(&broker.config(&bed, &plugins).link("protocol = \"3.1.1\""))?;
+    broker.packet("a SUBSCRIBE", |packet| subscribes(packet, "in/a")).await?;
+    broker.packet("a SUBSCRIBE", |packet| subscribes(packet, "wide")).await?;
+    broker.act(Do::deliver("wide", "subscribe in/#", 7, false))?;
+    let asked = broker.packet("the wider SUBSCRIBE", |packet| subscribes(packet, "in/#")).await?;
+    let gone = broker.packet("an UNSUBSCRIBE", |packet| matches!(packet, Packet::Unsubscribe { .. })).await?;
+    assert!(gone.at - asked.at >= SLOW, "after {:?}", gone.at - asked.at);
+    host.stop().await?;
+    broker.keeps_the_rules()
+}
+
+/// Where copies can't be told apart, what is retained is for the one who asked last.
+#[tokio::test]
+async fn what_is_retained_reaches_a_late_subscriber_of_a_narrower_filter_alone_at_3_1_1() -> Result<()> {
+    let bed = Bed::start().await?;
+    let broker = Scripted::start(&bed, |event| {
+        let mut actions = kind(event);
+        if matches!(&event.step, Step::Packet(packet) if subscribes(packet, "in/a")) {
+            let Do::Say(Answer::Publish(mut message)) = Do::deliver("in/a", "kept", 9, false) else { return actions };
+            message.retain = true;
+            actions.push(Do::Say(Answer::Publish(message)));
+        }
+        actions
+    })
+    .await?;
+    let plugins = recorder("early", "in/#") + &recorder("late", "late");
+    let mut host = Program::run(&broker.config(&bed, &plugins).link("protocol = \"3.1.1\""))?;
+    broker.packet("a SUBSCRIBE", |packet| subscribes(packet, "in/#")).await?;
+    // Its record is answered behind the SUBACKs.
+    broker.act(Do::deliver("late", "subscribe in/a", 7, false))?;
+    let record = |topic: &'static str, text: &'static str| move |packet: &Packet| matches!(packet, Packet::Publish(message) if message.topic == topic && message.payload == text.as_bytes());
+    broker.packet("late's record", record("late", "in/a kept retained")).await?;
+    broker.act(Do::deliver("in/a", "live", 10, false))?;
+    broker.packet("early's record", record("early", "in/a live")).await?;
+    host.stop().await?;
+    assert!(broker.published("early").iter().all(|message| !message.payload.ends_with(b"retained")));
+    Ok(())
 }
 
 /// Two hosts share the messages of a group.

@@ -1,5 +1,6 @@
 //! Publishes the numbers from 0 up to `count` to `topic`: one each `interval` milliseconds,
-//! or all of them in `start` when that is 0. Each is as long as `bytes` asks for.
+//! or all of them in `start` when that is 0. Each is as long as `bytes` asks for. A `{n}` in the
+//! topic stands for the number, so that each has a topic of its own.
 
 use std::time::Duration;
 
@@ -52,7 +53,8 @@ impl Sequence {
         }
         let mut payload = self.next.to_string();
         payload.extend(std::iter::repeat_n(' ', self.bytes.saturating_sub(payload.len())));
-        match Message::new(&self.topic, payload).qos(self.qos).publish() {
+        let topic = self.topic.replace("{n}", &self.next.to_string());
+        match Message::new(&topic, payload).qos(self.qos).publish() {
             Ok(_) => {}
             Err(PublishError::RateLimited(_) | PublishError::OutboxFull) => return Ok(false),
             Err(refusal) => {
