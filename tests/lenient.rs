@@ -104,7 +104,9 @@ async fn a_code_nobody_knows_counts_for_its_packet(protocol: &str) -> Result<()>
         |packet: &Packet| matches!(packet, Packet::Publish(message) if message.payload.starts_with(b"* refused: in/a"));
     broker.packet("the plugin's word", told).await?;
     host.log(&["WARN", "a subscription was refused", "filter=in/a", "0x87"]).await?;
-    host.log(&["SUBACK", "0x55", "a yes"]).await?;
+    // At 3.1.1 both are in one SUBACK, of which the first odd code is named; MQTT 5 defines 0x87.
+    let named = if protocol == "5" { ["SUBACK", "0x55", "a yes"] } else { ["SUBACK", "0x87", "a no"] };
+    host.log(&named).await?;
     if protocol == "5" {
         for number in 1..=5 {
             broker.act(Do::deliver("in/b", number.to_string(), number, false))?;

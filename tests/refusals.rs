@@ -112,7 +112,7 @@ async fn a_connack_that_contradicts_itself_is_a_protocol_error() -> Result<()> {
     };
     for (protocol, connack, word) in [
         ("5", connack(false, &[0x27, 0, 0, 0, 0]), "at most 0 bytes"),
-        ("5", connack(false, &[0x21, 0, 0]), "no message of QoS 1"),
+        ("5", connack(false, &[0x21, 0, 0]), "violates the MQTT protocol"),
         ("5", connack(true, &[]), "clean start"),
         ("3.1.1", connack(true, &[]), "clean start"),
     ] {

@@ -64,13 +64,11 @@ pub(super) async fn greet(
     Ok(Connection { wire, codec, connack, info })
 }
 
-/// What a CONNACK must not say (sections 3.2.2.1.1, 3.2.2.3.3 and 3.2.2.3.6). With any of it there
-/// is no way to go on that both sides would understand alike.
+/// What a CONNACK must not say (sections 3.2.2.1.1 and 3.2.2.3.6; a receive maximum of 0 does not get past the
+/// codec). With any of it there is no way to go on that both sides would understand alike.
 fn keeps_to_mqtt(connack: &ConnAck, is_clean_start: bool) -> Result<(), LinkError> {
     let what = if connack.max_packet == Some(0) {
         "it takes packets of at most 0 bytes"
-    } else if connack.receive_maximum == 0 {
-        "it takes no message of QoS 1 at a time"
     } else if connack.session_present && is_clean_start {
         "it still has a session, though it was asked for a clean start"
     } else {
