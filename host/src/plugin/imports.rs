@@ -43,6 +43,9 @@ pub(crate) struct GuestState {
 /// Bytes of a line in the log; the rest is cut off.
 pub(super) const LONGEST_LINE: usize = 4096;
 
+/// Bytes that one call may log; the rest is left out.
+const LOGGED: usize = 64 * 1024;
+
 /// Resources of WASI a guest may hold at a time.
 const RESOURCES: usize = 1024;
 
@@ -234,9 +237,13 @@ impl host::Host for GuestState {
 
     /// Line by line, so that a guest can't write lines that look like the host's own.
     fn log(&mut self, level: host::Level, text: String) -> wasmtime::Result<()> {
-        for line in text.lines() {
+        let logged = text.get(..text.floor_char_boundary(LOGGED)).unwrap_or(&text);
+        let mut lines = logged.lines();
+        while let Some(line) = lines.next() {
             if !self.allowance.take() {
-                continue;
+                // Behind one that may not be written none is; there may be as many as bytes.
+                self.allowance.leave_out(lines.count());
+                break;
             }
             let line = line.get(..line.floor_char_boundary(LONGEST_LINE)).unwrap_or(line);
             match level {
@@ -247,6 +254,7 @@ impl host::Host for GuestState {
                 host::Level::Error => error!(target: "plugin", "{line}"),
             }
         }
+        self.allowance.leave_out(usize::from(logged.len() < text.len()));
         Ok(())
     }
 
