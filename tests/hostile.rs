@@ -175,6 +175,85 @@ async fn a_payload_of_100_megabytes() -> Result<()> {
 }
 
 #[tokio::test]
+async fn more_user_properties_than_a_message_may_have() -> Result<()> {
+    does("properties", "", "", Ends::Said("at most 1024 user properties")).await
+}
+
+#[tokio::test]
+async fn a_line_with_a_million_ends() -> Result<()> {
+    does("many lines", "", "", Ends::Said("said")).await
+}
+
+/// Half a megabyte of WebAssembly that asks for gigabytes of globals is refused before any of it runs.
+#[tokio::test]
+async fn instances_of_many_globals() -> Result<()> {
+    let bed = Bed::start().await?;
+    let plugin = World::read()?.component(&[], "", "", "")?;
+    let large = bed.file("large.wasm", with_instances(&plugin, 20_000, 900)?)?;
+    let many = bed.file("many.wasm", with_instances(&plugin, 0, 1001)?)?;
+    let mut check = Program::start(&["check".as_ref(), large.as_os_str()])?;
+    check.fails(0, &[]).await?;
+    ensure!(check.stdout().join("\n").contains("at least 28"), "{:?}", check.stdout());
+    let mut check = Program::start(&["check".as_ref(), many.as_os_str()])?;
+    check.fails(65, &["core instances", "many.wasm", "make one component"]).await?;
+    let watcher = bed.watch("out").await?;
+    let config = bed.config(
+        r#"
+        [plugins.recorder]
+        component = "recorder.wasm"
+        publish = ["out"]
+        subscribe = ["in"]
+        config = { to = "out", filters = "in" }
+
+        [plugins.large]
+        component = "large.wasm"
+        limits = { memory = "1MiB" }
+        "#,
+    );
+    let mut host = Program::run(&config)?;
+    watcher.ready("out").await?;
+    host.log(&["ERROR", "plugin{name=large}", "core instances take 28", "limits.memory"]).await?;
+    ensure!(host.resident()? < 150 * 1024 * 1024, "{} bytes", host.resident()?);
+    host.stop().await
+}
+
+/// The component with instances of another module of so many globals.
+fn with_instances(component: &[u8], globals: usize, instances: usize) -> Result<Vec<u8>> {
+    /// The header of a component, and of a section in it that has a module.
+    const HEADER: usize = 8;
+    const MODULE: u8 = 1;
+    let sections = |component: &[u8]| {
+        let (mut at, mut sections) = (HEADER, Vec::new());
+        while let Some(id) = component.get(at) {
+            let begin = at;
+            let (mut size, mut shift) = (0, 0);
+            loop {
+                at += 1;
+                let byte = component.get(at).copied().unwrap_or_default();
+                size |= usize::from(byte & 0x7f) << shift;
+                shift += 7;
+                if byte < 0x80 {
+                    break;
+                }
+            }
+            at += 1 + size;
+            sections.push((*id, begin));
+        }
+        sections
+    };
+    let modules = sections(component).iter().filter(|(id, _)| *id == MODULE).count();
+    let text = format!(
+        "(component {} (core module {}) {})",
+        "(core module)".repeat(modules),
+        "(global i64 (i64.const 0))".repeat(globals),
+        format!("(core instance (instantiate {modules}))").repeat(instances),
+    );
+    let others = wat::parse_str(text)?;
+    let begin = sections(&others).get(modules).map_or(HEADER, |(_, begin)| *begin);
+    Ok([component, others.get(begin..).unwrap_or_default()].concat())
+}
+
+#[tokio::test]
 async fn timers_by_the_thousand() -> Result<()> {
     does("timers", "", "", Ends::Said(" timers")).await
 }

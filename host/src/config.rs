@@ -26,7 +26,7 @@ use crate::{
     grants::Grants,
     journal::Commit,
     link::{BackoffSettings, LinkSettings, Profile, Secret, TlsSettings, Version, WhenFull},
-    plugin::{Dir, Wasi, compile::CompileLimits},
+    plugin::{Dir, MOST_COPIED, Wasi, compile::CompileLimits},
     rate::Rate,
     signature::TrustedKeys,
     text,
@@ -217,6 +217,14 @@ impl Config {
             let mut limits = limits(&plugin.limits).map_err(|error| at(&error))?;
             if file.outbox.max_bytes == Limit::Unlimited {
                 limits.outbox_bytes = usize::MAX;
+            }
+            if limits.hostcall_bytes > MOST_COPIED {
+                limits.hostcall_bytes = MOST_COPIED;
+                warnings.push(format!(
+                    "plugins.{name}: limits.hostcall_bytes is more than {} and counts as that: what crosses in one \
+                     piece keeps others waiting; hand larger things over as state or files",
+                    bytesize::ByteSize(MOST_COPIED as u64)
+                ));
             }
             let component = folder.join(component);
             let wasi = wasi(plugin.wasi, folder).map_err(|error| at(&error))?;
@@ -663,6 +671,15 @@ mod tests {
         assert!(config.link.store_qos0);
         assert_eq!(config.link.drain_rate.interval(), Duration::from_millis(500));
         assert!(config.warnings.iter().any(|warning| warning.contains("256 MiB")), "{:?}", config.warnings);
+    }
+
+    #[test]
+    fn what_crosses_in_one_piece_is_bounded() {
+        let text = "[plugins.a]\ncomponent = \"a.wasm\"\nlimits = { hostcall_bytes = \"200MiB\" }";
+        let config = parse(text).unwrap();
+        assert_eq!(config.plugins.get("a").unwrap().limits.hostcall_bytes, MOST_COPIED);
+        let says = |warning: &String| warning.contains("plugins.a: limits.hostcall_bytes") && warning.contains("16");
+        assert!(config.warnings.iter().any(says), "{:?}", config.warnings);
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub mod ahead;
 pub mod compile;
 pub mod component;
 pub mod engine;
+pub mod footprint;
 mod guest;
 mod handle;
 mod history;
@@ -52,6 +53,7 @@ mod versions;
 mod wasi;
 
 pub(crate) use self::history::short;
+pub(crate) use self::instance::MOST_COPIED;
 pub use self::{
     handle::{Digests, InForce, PluginHandle, Surroundings, SwapError},
     kind::Kind,

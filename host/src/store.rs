@@ -37,7 +37,7 @@ pub use self::change::{
 use self::log::Log;
 use crate::{
     clock::{Age, Stamp},
-    message::Qos,
+    message::{Message, Qos},
     router::Subscription,
     topic::TopicFilter,
 };
@@ -499,9 +499,9 @@ impl Store {
         let read = self.connect()?.begin_read().map_err(redb::Error::from)?;
         let table = read.open_table(OUTBOX).map_err(redb::Error::from)?;
         let range = table.range((owner, after.saturating_add(1))..=(owner, u64::MAX)).map_err(redb::Error::from)?;
-        page(range, max, |body| {
+        page(range, max, |body, message, cost| {
             let age = Age::of(Duration::from_millis(body.age) + now.since(&body.written));
-            Some(Taken { seq: body.place, record: Record { message: body.message()?, number: body.number, age } })
+            Taken { seq: body.place, cost, record: Record { message, number: body.number, age } }
         })
     }
 
@@ -510,8 +510,10 @@ impl Store {
         let read = self.connect()?.begin_read().map_err(redb::Error::from)?;
         let table = read.open_table(INBOX).map_err(redb::Error::from)?;
         let range = table.range((plugin, after.saturating_add(1))..=(plugin, u64::MAX)).map_err(redb::Error::from)?;
-        page(range, max_bytes, |body| {
-            Some(Arrived { number: body.place, message: body.message()?, redelivered: body.redelivered })
+        page(range, max_bytes, |body, message, _| Arrived {
+            number: body.place,
+            message,
+            redelivered: body.redelivered,
         })
     }
 }
@@ -532,20 +534,25 @@ impl fmt::Debug for Store {
     }
 }
 
+/// `read` is given what the record was counted with. Older versions counted less than a message
+/// takes in memory, so what it costs there is looked at as well.
 fn page<T>(
     range: Range<'_, (&'static str, u64), &'static [u8]>,
     max_bytes: usize,
-    read: impl Fn(&record::Body<'_>) -> Option<T>,
+    read: impl Fn(&record::Body<'_>, Message, usize) -> T,
 ) -> Result<Page<T>, StoreError> {
     let (mut items, mut bytes) = (Vec::new(), 0);
     for row in range {
         let (_, value) = row.map_err(redb::Error::from)?;
-        bytes += cost(value.value());
+        let counted = cost(value.value());
+        // One that cannot be read says nothing that could be sent.
+        let Ok((body, _)) = record::decode(value.value()) else { continue };
+        let Some(message) = body.message() else { continue };
+        bytes += counted.max(message.cost());
         if bytes > max_bytes && !items.is_empty() {
             return Ok(Page { items, more: true });
         }
-        // One that cannot be read says nothing that could be sent.
-        items.extend(record::decode(value.value()).ok().and_then(|(body, _)| read(&body)));
+        items.push(read(&body, message, counted));
     }
     Ok(Page { items, more: false })
 }

@@ -94,6 +94,11 @@ impl TopicName {
         self.0.as_bytes()
     }
 
+    /// The same in memory that `own` gives.
+    pub(crate) fn moved(&self, own: &mut impl FnMut(&[u8]) -> bytes::Bytes) -> Self {
+        Self(crate::message::moved(&self.0, own))
+    }
+
     /// Its levels, in order.
     pub fn levels(&self) -> impl Iterator<Item = &str> + Clone {
         self.0.split('/')

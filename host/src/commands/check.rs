@@ -9,6 +9,7 @@ use alphorn::{
         compile::CompileLimits,
         component::{self, About, ComponentError},
         engine::Engine,
+        footprint::Footprint,
         native::{self, Native},
     },
     signature::TrustedKeys,
@@ -75,6 +76,7 @@ pub(super) fn report(about: &About, as_json: bool) -> Result<(), Failure> {
             "sha256": about.digest,
             "imports": about.imports,
             "exports": about.exports,
+            "instances": about.footprint.map(|it| json!({ "count": it.instances, "bytes": it.bytes })),
         });
         if let (Some(report), Some(native)) = (report.as_object_mut(), native) {
             report.insert("compiled".to_owned(), compiled(native, true));
@@ -82,7 +84,7 @@ pub(super) fn report(about: &About, as_json: bool) -> Result<(), Failure> {
         report.to_string()
     } else {
         format!(
-            "{}\n  kind     {}{}\n  bytes    {}\n  sha256   {}\n  imports  {}\n  exports  {}{}",
+            "{}\n  kind     {}{}\n  bytes    {}\n  sha256   {}\n  imports  {}\n  exports  {}{}{}",
             about.path.display(),
             about.kind,
             remark.map(|remark| format!("\n           {remark}")).unwrap_or_default(),
@@ -90,11 +92,17 @@ pub(super) fn report(about: &About, as_json: bool) -> Result<(), Failure> {
             about.digest,
             about.imports.join("\n           "),
             about.exports.join("\n           "),
+            about.footprint.map(|it| instances(&it)).unwrap_or_default(),
             native.map(|native| lines(native, "which is trusted")).unwrap_or_default(),
         )
     };
     print::line(&text).context("stdout is closed")?;
     Ok(())
+}
+
+fn instances(footprint: &Footprint) -> String {
+    let Footprint { instances, bytes, .. } = footprint;
+    format!("\n  memory   at least {bytes} bytes for its {instances} core instances, beside what is in its memories")
 }
 
 /// What a compiled component that is not looked into says of itself.

@@ -1,6 +1,7 @@
 //! What users of the link hold: a [`Client`] to ask with, a [`Mailbox`] to receive from.
 
 use std::{
+    cell::RefCell,
     collections::HashSet,
     sync::{
         Arc, Mutex, PoisonError,
@@ -9,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::BytesMut;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::sleep_until,
@@ -252,7 +254,7 @@ pub(super) fn mailbox(
         overflows: AtomicBool::new(false),
         dropped: AtomicU64::new(0),
     });
-    (MailboxSender { sender, load: load.clone() }, Mailbox { id, items, load, commands })
+    (MailboxSender { sender, load: load.clone(), piece: RefCell::default() }, Mailbox { id, items, load, commands })
 }
 
 /// What a client is made of, besides its options.
@@ -582,6 +584,8 @@ impl Delivery {
             load.messages.fetch_sub(1, Relaxed);
             load.bytes.fetch_sub(bytes, Relaxed);
             self.is_aside = true;
+            let waits = self.message.clone().detached();
+            self.message = waits;
         }
     }
 
@@ -619,7 +623,13 @@ impl Drop for Delivery {
 pub(super) struct MailboxSender {
     sender: mpsc::UnboundedSender<Item>,
     load: Arc<Load>,
+    /// What waits in the mailbox is put into it.
+    piece: RefCell<BytesMut>,
 }
+
+/// So many messages of a mailbox may share the memory they were read into with others: each can keep
+/// some 64 KiB of it.
+const SHARING: usize = 4;
 
 /// What is in a mailbox and not settled.
 #[derive(Debug)]
@@ -686,15 +696,25 @@ impl MailboxSender {
     }
 
     pub(super) fn deliver(&self, message: Message, redelivered: bool, arrival: Option<Token>) {
+        let message = self.waits(message);
         let _ = self.sender.send(Item::Message(self.load.holds(message, redelivered, arrival)));
     }
 
     /// The same where there is no room for it and no other place.
     pub(super) fn deliver_beyond(&self, message: Message, redelivered: bool, arrival: Token) {
         self.load.beyond.fetch_add(message.cost(), Relaxed);
-        let mut delivery = self.load.holds(message, redelivered, Some(arrival));
+        let mut delivery = self.load.holds(self.waits(message), redelivered, Some(arrival));
         delivery.is_beyond = true;
         let _ = self.sender.send(Item::Message(delivery));
+    }
+
+    /// A message that has to wait keeps none of the memory it was read into. One that is handled at
+    /// once need not be copied.
+    fn waits(&self, message: Message) -> Message {
+        if self.load.messages.load(Relaxed) < SHARING {
+            return message;
+        }
+        message.packed(&mut self.piece.borrow_mut())
     }
 
     pub(super) fn notify(&self, notice: Notice) {

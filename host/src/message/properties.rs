@@ -70,6 +70,25 @@ impl Properties {
         Arc::new(self)
     }
 
+    /// What they have that may share memory with others.
+    pub(super) fn texts(&self) -> [&[u8]; 3] {
+        [
+            self.content_type.as_ref().map_or(&[], |text| text.as_bytes()),
+            self.response_topic.as_ref().map_or(&[], |topic| topic.as_bytes()),
+            self.correlation_data.as_deref().unwrap_or_default(),
+        ]
+    }
+
+    /// The same, each of those in memory that `own` gives.
+    pub(super) fn moved(&self, own: &mut impl FnMut(&[u8]) -> Bytes) -> Self {
+        Self {
+            content_type: self.content_type.as_ref().map(|text| moved(text, own)),
+            response_topic: self.response_topic.as_ref().map(|topic| topic.moved(own)),
+            correlation_data: self.correlation_data.as_deref().map(own),
+            ..self.clone()
+        }
+    }
+
     /// Bytes they take in memory.
     pub(super) fn size(&self) -> usize {
         /// Each piece of memory has a header of the allocator and two counters.
@@ -93,6 +112,12 @@ impl Properties {
             + self.correlation_data.as_ref().map_or(0, |it| text(it.len()))
             + self.user_properties.wire.len()
     }
+}
+
+/// A text in memory that `own` gives.
+pub(crate) fn moved(text: &ByteString, own: &mut impl FnMut(&[u8]) -> Bytes) -> ByteString {
+    // The bytes are those of a text, so it is never the other one.
+    ByteString::try_from(own(text.as_bytes())).unwrap_or_else(|_| text.clone())
 }
 
 impl UserProperties {

@@ -112,6 +112,15 @@ impl Share {
         Reservation { share: Some(self.clone()), bytes }
     }
 
+    /// The reservation of a message that is not counted and can't be refused: it comes back from
+    /// where no room was kept for it.
+    pub fn admit(self: &Arc<Self>, bytes: usize) -> Reservation {
+        self.used.fetch_add(bytes, SeqCst);
+        self.room.used.fetch_add(bytes, SeqCst);
+        self.messages.fetch_add(1, SeqCst);
+        self.adopt(bytes)
+    }
+
     /// Nothing can be written for now.
     pub fn disk_is_full(&self) -> bool {
         self.room.disk_full.load(SeqCst)
@@ -202,6 +211,19 @@ mod tests {
         assert_eq!(share.used(), (1, 45));
         share.reserve(20).unwrap().keep();
         assert_eq!(share.used(), (2, 65));
+    }
+
+    #[test]
+    fn who_can_not_be_refused_is_counted_all_the_same() {
+        let room = room(100);
+        let share = room.share(100, 0, 0);
+        let _held = share.reserve(80).unwrap();
+        let admitted = share.admit(50);
+        assert_eq!(share.used(), (2, 130));
+        assert_eq!(share.reserve(1).unwrap_err(), Full);
+        drop(admitted);
+        assert_eq!(share.used(), (1, 80));
+        assert!(share.reserve(20).is_ok(), "there is as much room as before");
     }
 
     #[test]

@@ -16,8 +16,10 @@ use wasmtime::component::Component;
 use super::{
     compile::{CompileError, CompileLimits},
     engine::Engine,
+    footprint::Footprint,
     guest::Pre,
     kind::{GUEST, Kind},
+    memory::{MOST_INSTANCES, MOST_MEMORIES},
     native::{self, Native, NativeError},
 };
 use crate::{config::PluginConfig, signature::Vouched};
@@ -47,6 +49,9 @@ pub struct About {
     pub exports: Vec<String>,
     /// Where it was compiled elsewhere: for what, and who has signed it.
     pub native: Option<Native>,
+    /// What its instances take beside memories and tables. None: it was compiled elsewhere, and who
+    /// has signed it is trusted with that.
+    pub footprint: Option<Footprint>,
 }
 
 /// Why a file can't run as a plugin. Each names the file, the cause and the remedy.
@@ -125,6 +130,18 @@ pub enum ComponentError {
         /// What it may import.
         lent: &'static str,
     },
+    /// More of them than any component needs.
+    #[error(
+        "{} asks for {} core instances with {} memories and {} tables, and a plugin may have {MOST_INSTANCES} \
+         instances, as many tables and {MOST_MEMORIES} memories: make one component of fewer modules of it",
+        path.display(), footprint.instances, footprint.memories, footprint.tables
+    )]
+    Instances {
+        /// The file.
+        path: PathBuf,
+        /// What it asks for.
+        footprint: Footprint,
+    },
     /// Its settings are for another kind of component.
     #[error("{} does not fit its configuration: {cause}", path.display())]
     Settings {
@@ -154,6 +171,12 @@ pub async fn load(engine: &Engine, path: &Path, limits: CompileLimits) -> Result
     let bytes = tokio::fs::read(path).await.map_err(|cause| ComponentError::Read { path: path.into(), cause })?;
     let path = path.to_owned();
     let (size, digest) = (bytes.len(), digest(&bytes));
+    let footprint = Footprint::of(&bytes);
+    if let Some(footprint) = footprint
+        .filter(|it| it.instances > MOST_INSTANCES || it.tables > MOST_INSTANCES || it.memories > MOST_MEMORIES)
+    {
+        return Err(ComponentError::Instances { path, footprint });
+    }
     // The preamble: `\0asm`, then a version that tells modules (1) from components (13).
     let (code, native) = match bytes.get(..8) {
         Some([0, b'a', b's', b'm', 1, 0, 0, 0]) => return Err(ComponentError::Module { path }),
@@ -167,14 +190,14 @@ pub async fn load(engine: &Engine, path: &Path, limits: CompileLimits) -> Result
     if let Some(pre) = engine.shared.find(&digest) {
         debug!(?path, "another plugin runs it");
         let about = About::of(engine, pre.component(), path, size, digest, native)?;
-        return Ok(Loaded { pre, about: Arc::new(about) });
+        return Ok(Loaded { pre, about: Arc::new(About { footprint, ..about }) });
     }
     let component = match code {
         Code::Wasm(bytes) => compile(engine, &path, bytes, &digest, limits).await?,
         Code::Native(code) => accept(engine, &path, code, &digest).await?,
     };
     drop(turn);
-    let about = About::of(engine, &component, path.clone(), size, digest, native)?;
+    let about = About { footprint, ..About::of(engine, &component, path.clone(), size, digest, native)? };
     let missing: Vec<_> = about.imports.iter().filter(|name| !about.kind.lends(name)).cloned().collect();
     if !missing.is_empty() {
         return Err(ComponentError::Imports { path, missing: listed(&missing), lent: about.kind.lent() });
@@ -263,7 +286,7 @@ impl About {
         let imports = names.imports(&engine.engine).map(|(name, _)| name.to_owned()).collect();
         let exports: Vec<_> = names.exports(&engine.engine).map(|(name, _)| name.to_owned()).collect();
         match Kind::of(&exports) {
-            Some(kind) => Ok(Self { path, kind, size, digest, imports, exports, native }),
+            Some(kind) => Ok(Self { path, kind, size, digest, imports, exports, native, footprint: None }),
             None => Err(of_no_kind(path, &exports)),
         }
     }
@@ -277,7 +300,14 @@ impl About {
 impl Loaded {
     /// Whether these settings are for it.
     pub fn fits(&self, config: &PluginConfig) -> Result<(), ComponentError> {
-        let fits = self.about.kind.fits(config);
+        let fits = self.about.kind.fits(config).and_then(|()| match self.about.footprint {
+            Some(Footprint { instances, bytes, .. }) if bytes > config.limits.memory => Err(format!(
+                "its {instances} core instances take {bytes} bytes beside their memories, and it may have {} in all \
+                 (`limits.memory`): raise that, or have its modules put into fewer instances",
+                config.limits.memory
+            )),
+            _ => Ok(()),
+        });
         fits.map_err(|cause| ComponentError::Settings { path: self.about.path.clone(), cause })
     }
 }

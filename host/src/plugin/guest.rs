@@ -108,6 +108,14 @@ impl Guest {
         }
     }
 
+    /// What the version before has handed over is kept no longer. Only plugins are handed anything.
+    pub(super) fn forget_handed_over(&mut self) {
+        match self {
+            Self::Plugin(instance) => instance.forget_handed_over(),
+            Self::Handler(_) | Self::Program(_) => {}
+        }
+    }
+
     /// Bytes of its memories and tables.
     pub(super) fn memory(&mut self) -> usize {
         match self {

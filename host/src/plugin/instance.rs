@@ -46,6 +46,10 @@ use crate::{
     message::{Message, Properties, Qos},
 };
 
+/// The most bytes that cross from a guest to the host in one piece, whatever its limits say: what is
+/// copied holds the thread up, and the host has it beside the guest's own memory.
+pub(crate) const MOST_COPIED: usize = 16 * 1024 * 1024;
+
 /// How far the epoch advances in a whole tick: the next advance may come at once.
 const A_TICK: u64 = 2;
 
@@ -58,6 +62,8 @@ pub(super) struct Instance<G> {
     turn: Arc<Turn>,
     /// When the last call began.
     began: Instant,
+    /// Bytes the version before has handed over, which count as its memory while the host keeps them.
+    handed_over: usize,
 }
 
 /// Whether a call that computes for longer than a tick holds one of the turns for such calls.
@@ -203,12 +209,18 @@ impl<G> Instance<G> {
         });
         store.set_epoch_deadline(A_TICK);
         store.set_hostcall_fuel(limits.hostcall_bytes.saturating_add(max_payload as usize));
+        // What its instances take beside memories and tables; nobody tells when they are made.
+        let footprint = loaded.about.footprint.map_or(0, |footprint| footprint.bytes);
+        store.data_mut().memory().take(footprint).map_err(|_| Fault::Memory(limits.memory))?;
         let running = engine.run();
         let guest = timeout(limits.start_deadline, pre.instantiate(&mut store)).await;
         drop(running);
         turn.end();
         match guest {
-            Ok(Ok(guest)) => Ok(Self { store, guest, engine: engine.clone(), limits, turn, began: Instant::now() }),
+            Ok(Ok(guest)) => {
+                let (engine, began) = (engine.clone(), Instant::now());
+                Ok(Self { store, guest, engine, limits, turn, began, handed_over: 0 })
+            }
             Ok(Err(_)) if store.data_mut().memory().refused => Err(Fault::Memory(limits.memory)),
             Ok(Err(error)) => Err(Fault::trapped(&error, &limits)),
             Err(_) => Err(Fault::StartOverran(limits.start_deadline)),
@@ -327,6 +339,9 @@ impl Instance<MessagingCore> {
 
 impl Instance<Plugin> {
     pub(super) async fn start(&mut self, start: StartInfo<'_>) -> Result<(), Fault> {
+        let handed_over = start.handed_over.map_or(0, <[u8]>::len);
+        self.keeps(handed_over)?;
+        self.handed_over = handed_over;
         let deadline = self.begins(self.limits.start_deadline);
         let call = self.guest.alphorn_plugin_guest().call_start(&mut self.store, start);
         let result = guarded(&self.engine, &self.turn, deadline, &self.limits, pin!(call)).await;
@@ -379,7 +394,22 @@ impl Instance<Plugin> {
         let deadline = self.begins(self.limits.deadline);
         let call = self.guest.alphorn_plugin_guest().call_stop(&mut self.store, reason);
         let result = guarded(&self.engine, &self.turn, deadline, &self.limits, pin!(call)).await;
-        Ok(self.judge(result)?.map_err(|words| said(&words)))
+        let result = self.judge(result)?;
+        if let Ok(Some(handed_over)) = &result {
+            self.keeps(handed_over.len())?;
+        }
+        Ok(result.map_err(|words| said(&words)))
+    }
+
+    /// The host keeps so many bytes that are the plugin's.
+    fn keeps(&mut self, bytes: usize) -> Result<(), Fault> {
+        self.store.data_mut().memory().take(bytes).map_err(|_| Fault::Memory(self.limits.memory))
+    }
+
+    /// What the version before has handed over is kept no longer.
+    pub(super) fn forget_handed_over(&mut self) {
+        let bytes = std::mem::take(&mut self.handed_over);
+        self.store.data_mut().memory().give_back(bytes);
     }
 }
 

@@ -7,7 +7,8 @@ use std::sync::{
 
 use wasmtime::ResourceLimiter;
 
-/// All memories and tables of one guest together, and the messages the host holds for it.
+/// All memories and tables of one guest together, its instances, and what the host holds for it:
+/// messages, a hand-over.
 pub(super) struct Memory {
     used: usize,
     /// The same, for whoever looks on while it runs.
@@ -25,7 +26,27 @@ impl ResourceLimiter for Memory {
     fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         Ok(self.grow(desired.saturating_sub(current).saturating_mul(size_of::<usize>())))
     }
+
+    // What these take beside their bytes is counted before anything runs (`footprint.rs`), but for
+    // code that was compiled elsewhere, which is trusted.
+    fn instances(&self) -> usize {
+        MOST_INSTANCES
+    }
+
+    fn tables(&self) -> usize {
+        MOST_INSTANCES
+    }
+
+    fn memories(&self) -> usize {
+        MOST_MEMORIES
+    }
 }
+
+/// Core instances of a component, and tables. Those of Python have some sixty.
+pub(super) const MOST_INSTANCES: usize = 1000;
+
+/// Memories of a component: each reserves address space of its own.
+pub(super) const MOST_MEMORIES: usize = 100;
 
 impl Memory {
     pub(super) fn new(limit: usize) -> Self {

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+
 use crate::{
     message::{Message, Qos},
     store::Entries,
@@ -15,7 +17,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Probation {
     /// What the version before handed over.
-    pub(super) handed_over: Option<Vec<u8>>,
+    pub(super) handed_over: Option<Bytes>,
     /// What it had subscribed to.
     pub(super) subscriptions: BTreeMap<TopicFilter, Qos>,
     /// The state as it was when this version started.
@@ -66,7 +68,7 @@ impl Probation {
     /// A handled message is kept. The numbers of those come out that are kept no longer.
     pub(super) fn keep(&mut self, number: u64, message: Message) -> Vec<u64> {
         self.bytes += message.cost();
-        self.kept.push_back((number, message));
+        self.kept.push_back((number, message.detached()));
         let mut dropped = Vec::new();
         while self.bytes > self.max_bytes {
             let Some((number, message)) = self.kept.pop_front() else { break };
@@ -90,7 +92,7 @@ mod tests {
 
     fn message() -> Message {
         let topic = TopicName::parse("t").unwrap();
-        Message { topic, payload: vec![0; 71].into(), qos: Qos::AtLeastOnce, retain: false, properties: None }
+        Message { topic, payload: vec![0; 79].into(), qos: Qos::AtLeastOnce, retain: false, properties: None }
     }
 
     #[test]
@@ -111,8 +113,8 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_bounded_and_loses_the_oldest() {
-        assert_eq!(message().cost(), 200);
-        let mut probation = Probation::new(Instant::now(), Duration::from_secs(30), 100, 500);
+        assert_eq!(message().cost(), 400);
+        let mut probation = Probation::new(Instant::now(), Duration::from_secs(30), 100, 1000);
         assert_eq!(probation.keep(1, message()), [0_u64; 0]);
         assert_eq!(probation.keep(2, message()), [0_u64; 0]);
         assert_eq!(probation.keep(3, message()), [1]);

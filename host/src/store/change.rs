@@ -107,6 +107,8 @@ pub struct Record {
 pub struct Taken {
     /// Its place in the order.
     pub seq: u64,
+    /// What it was counted with, as long as it is not settled.
+    pub cost: usize,
     /// The rest.
     pub record: Record,
 }
@@ -339,10 +341,25 @@ pub struct OnProbation {
     /// Its `start` has returned.
     pub has_started: bool,
     /// What the version before handed over.
-    #[serde(with = "serde_bytes")]
-    pub handed_over: Option<Vec<u8>>,
+    #[serde(with = "handed_over")]
+    pub handed_over: Option<Bytes>,
     /// What the version before had subscribed to; true: at least once.
     pub subscriptions: Vec<(String, bool)>,
+}
+
+/// As bytes that have one owner are written.
+mod handed_over {
+    use bytes::Bytes;
+    use serde::{Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &Option<Bytes>, serializer: S) -> Result<S::Ok, S::Error> {
+        serde_bytes::serialize(&bytes.as_deref(), serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Bytes>, D::Error> {
+        let bytes: Option<Vec<u8>> = serde_bytes::deserialize(deserializer)?;
+        Ok(bytes.map(Bytes::from))
+    }
 }
 
 /// What is kept of one plugin besides its messages.

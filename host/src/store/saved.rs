@@ -43,9 +43,9 @@ impl Store {
         let installed = installed.and_then(|value| Installed::decode(value.value()));
         let probation = read.open_table(PROBATION).map_err(redb::Error::from)?;
         let kept = probation.range((plugin, 0)..=(plugin, u64::MAX)).map_err(redb::Error::from)?;
-        let kept = page(kept, usize::MAX, |body| {
-            Some(Arrived { number: body.place, message: body.message()?, redelivered: true })
-        })?;
+        let kept =
+            page(kept, usize::MAX, |body, message, _| Arrived { number: body.place, message, redelivered: true });
+        let kept = kept?;
         Ok(Saved { installed, state, snapshot, kept: kept.items, subscriptions })
     }
 
@@ -91,7 +91,8 @@ impl Store {
                 topic: message.topic.to_string(),
                 reason: body.reason.to_owned(),
             };
-            quarantined.push((about, Taken { seq: body.place, record: Record { message, number: body.number, age } }));
+            let (cost, record) = (message.cost(), Record { message, number: body.number, age });
+            quarantined.push((about, Taken { seq: body.place, cost, record }));
         }
         Ok(quarantined)
     }

@@ -59,6 +59,17 @@ impl Plugin for Hostile {
                 format!("{refused} refused")
             }
             "huge payload" => said(Message::new(&self.to, vec![7; 1024 * 1024]).publish()),
+            "properties" => {
+                let empty = |message: Message, _| message.user_property("", "");
+                let message = (0..20_000).fold(Message::new(&self.to, "properties"), empty);
+                let refused = (0..1000).find_map(|_| message.publish().err());
+                refused.map_or_else(|| "taken".to_owned(), |error| format!("refused: {error}"))
+            }
+            "many lines" => {
+                info!("{}", "\n".repeat(1_000_000));
+                info!("{}", "x\n".repeat(500_000));
+                "said".to_owned()
+            }
             "monstrous payload" => said(Message::new(&self.to, vec![7; 100 * 1024 * 1024]).publish()),
             "large value" => said(state::set("key", vec![7; 3 * 1024 * 1024])),
             "timers" => {
@@ -111,7 +122,8 @@ impl Plugin for Hostile {
     }
 
     fn stop(&mut self, _: StopReason) -> Result<Option<Vec<u8>>> {
-        Ok(Some(vec![7; 4 * 1024 * 1024]))
+        let bytes = config("hands_over").map_or(Ok(4 * 1024 * 1024), |bytes| bytes.parse())?;
+        Ok(Some(vec![7; bytes]))
     }
 }
 

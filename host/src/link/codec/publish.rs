@@ -18,7 +18,7 @@ use super::{
     fields::{Fields, Trouble, unusable},
 };
 use crate::{
-    message::{Message, Properties, Qos, UserProperties},
+    message::{Message, Properties, Qos},
     topic::TopicName,
 };
 
@@ -69,7 +69,7 @@ fn properties(frame: &Bytes, fields: &mut Fields<'_>) -> Result<Read, Trouble> {
     let length = fields.variable()?;
     let mut fields = Fields(fields.take(length)?);
     let mut properties = Properties::default();
-    let (mut identifiers, mut is_too_much) = (Vec::new(), false);
+    let mut identifiers = Vec::new();
     while !fields.0.is_empty() {
         // The numbers are those of table 2-4.
         match fields.variable()? {
@@ -89,14 +89,10 @@ fn properties(frame: &Bytes, fields: &mut Fields<'_>) -> Result<Read, Trouble> {
             0x23 => drop(fields.two_bytes()?),
             0x26 => {
                 let (name, value) = (text(fields.binary()?)?, text(fields.binary()?)?);
-                // Beyond what a message may have they are left out, all of them.
-                is_too_much |= properties.user_properties.push(name, value).is_err();
+                properties.user_properties.push(name, value).map_err(|error| unusable(error.to_string()))?;
             }
             other => return Err(unusable(format!("it has a property 0x{other:02x}, which a message can't have"))),
         }
-    }
-    if is_too_much {
-        properties.user_properties = UserProperties::default();
     }
     Ok(((properties != Properties::default()).then(|| properties.share()), identifiers))
 }
@@ -121,6 +117,23 @@ mod tests {
         assert_eq!(arrival.identifiers, [1, 130, 3]);
         assert_eq!(arrival.packet_id, 9);
         assert!(arrival.message.properties.unwrap().utf8);
+    }
+
+    /// What independent testing did from outside: 26,000 pairs of nothing in each message.
+    #[test]
+    fn more_user_properties_than_a_message_may_have_make_it_unusable() {
+        let packet = |pairs: usize| {
+            let properties = [0x26, 0, 0, 0, 0].repeat(pairs);
+            let length = properties.len();
+            let length = [length as u8 | 0x80, (length >> 7) as u8 | 0x80, (length >> 14) as u8];
+            Bytes::from([&[0, 1, b't', 0, 9][..], &length, &properties, b"payload"].concat())
+        };
+        let Ok(Inbound::Publish(arrival)) = super::read(2, &packet(1024), Version::V5) else { panic!() };
+        assert_eq!((&*arrival.message.payload, arrival.packet_id), (&b"payload"[..], 9));
+        assert_eq!(arrival.message.properties.unwrap().user_properties.len(), 1024);
+        let Ok(Inbound::Unusable(unusable)) = super::read(2, &packet(26_000), Version::V5) else { panic!() };
+        assert_eq!((&*unusable.topic, unusable.packet_id), ("t", 9));
+        assert!(unusable.reason.contains("1024 user properties"), "{}", unusable.reason);
     }
 
     #[test]

@@ -290,7 +290,8 @@ impl Task {
         let Some(client) = self.clients.get(&owner) else { return };
         client.held.release(&record.message.topic);
         self.suspects.pardon(owner, Instant::now());
-        let reservation = client.share.adopt(record.message.cost());
+        // Its room was given back when it went to quarantine.
+        let reservation = client.share.admit(record.message.cost());
         let Record { message, number, age } = record;
         let tracked = client.tracked;
         info!(plugin = %name, topic = %message.topic, "a message leaves the quarantine");
@@ -373,8 +374,8 @@ impl Task {
         let (share, tracked) = (client.share.clone(), client.tracked);
         let mut refused = Vec::new();
         let entries = page.items.into_iter().filter_map(|taken| {
-            let Taken { seq, record: Record { message, number, age } } = taken;
-            let reservation = share.adopt(message.cost());
+            let Taken { seq, cost, record: Record { message, number, age } } = taken;
+            let reservation = share.adopt(cost);
             let breach = check_stored(&message).err();
             let entry = Entry { message, owner, number, age, tracked, reservation };
             match breach {

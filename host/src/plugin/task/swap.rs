@@ -18,6 +18,7 @@ use std::{
     time::Instant,
 };
 
+use bytes::Bytes;
 use tracing::{error, info, warn};
 
 use super::{
@@ -366,19 +367,21 @@ impl Task {
         self.counters.swaps.fetch_add(1, Relaxed);
         self.last_error = None;
         self.show();
-        if self.probation.as_ref().is_some_and(|probation| probation.is_over(Instant::now())) {
-            self.pass();
+        match &self.probation {
+            Some(probation) if probation.is_over(Instant::now()) => self.pass(),
+            Some(_) => {}
+            None => self.instance.as_mut().map(Guest::forget_handed_over).unwrap_or_default(),
         }
         Ok(in_force)
     }
 
     /// What the running instance hands over to one that somebody wants back. It can't keep that from
     /// coming, whatever it does: it may be just what is wrong with it.
-    async fn stop_for_return(&mut self) -> Option<Vec<u8>> {
+    async fn stop_for_return(&mut self) -> Option<Bytes> {
         match self.instance.as_mut()?.stop(StopReason::Swap).await {
             Ok(Ok(handed_over)) => {
                 self.done_with_line().await;
-                return handed_over;
+                return handed_over.map(Bytes::from);
             }
             Ok(Err(words)) => warn!("the version that is rolled back hands nothing over: {words}"),
             Err(fault) => warn!("the version that is rolled back hands nothing over: it failed in `stop`, {fault}"),
@@ -388,12 +391,12 @@ impl Task {
     }
 
     /// What the running instance hands over, if there is one. What it wrote is still to be accepted.
-    async fn stop_for_swap(&mut self) -> Result<Option<Vec<u8>>, SwapError> {
+    async fn stop_for_swap(&mut self) -> Result<Option<Bytes>, SwapError> {
         let Some(instance) = &mut self.instance else { return Ok(None) };
         match instance.stop(StopReason::Swap).await {
             Ok(Ok(handed_over)) => {
                 self.done_with_line().await;
-                Ok(handed_over)
+                Ok(handed_over.map(Bytes::from))
             }
             Ok(Err(words)) => {
                 self.lent().map(Lent::undo);
@@ -424,7 +427,7 @@ impl Task {
 
     /// The version on probation is gone: the one before is in force again, with the snapshot, and
     /// what was handled since waits for it. Its own hand-over comes out.
-    pub(super) fn return_to_previous(&mut self, failing: Option<Delivery>, why: &str) -> Option<Vec<u8>> {
+    pub(super) fn return_to_previous(&mut self, failing: Option<Delivery>, why: &str) -> Option<Bytes> {
         let mut probation = self.probation.take()?;
         let (old, config) = self.previous.take()?;
         self.life.passed();
@@ -452,10 +455,11 @@ impl Task {
     }
 
     /// The version that came back starts.
-    pub(super) async fn begin_again(&mut self, handed_over: Option<Vec<u8>>) {
+    pub(super) async fn begin_again(&mut self, handed_over: Option<Bytes>) {
         let Some(old) = self.version.clone() else { return };
         let version = old.about.version().to_owned();
         self.begin(&old, StartReason::Rollback, Some(&version), handed_over.as_deref()).await;
+        self.instance.as_mut().map(Guest::forget_handed_over);
     }
 
     /// The version in force has stood its probation.
@@ -475,6 +479,7 @@ impl Task {
         if self.probation.take().is_none() {
             return false;
         }
+        self.instance.as_mut().map(Guest::forget_handed_over);
         self.life.passed();
         self.lent().map(Lent::release_others);
         true

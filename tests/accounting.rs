@@ -1,0 +1,337 @@
+//! What the host keeps for a plugin's messages, counted where memory is allocated, is never much more
+//! than what it has reserved for them, whatever the messages look like.
+//!
+//!     cargo test --release -p alphorn --test accounting
+//!
+//! `ALPHORN_ROUNDS` says how many rounds, `ALPHORN_SEED` repeats one.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    collections::BTreeMap,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+    thread,
+    time::{Duration, Instant},
+};
+
+use alphorn::{
+    config::{Config, Overrides},
+    host::Host,
+    link::{ClientOptions, NotTaken, WhenFull},
+    message::{Message, Properties, Qos, UserProperties},
+    plugin::compile::Compiler,
+    topic::{TopicFilter, TopicName},
+};
+use anyhow::{Context as _, Result, ensure};
+use fastrand::Rng;
+
+/// The system's allocator, and what is out at the moment.
+struct Counting;
+
+static OUT: AtomicUsize = AtomicUsize::new(0);
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// What the system's allocator adds to a piece, and to what it rounds it.
+fn rounded(size: usize) -> usize {
+    (size + 8).next_multiple_of(16).max(32)
+}
+
+#[allow(unsafe_code, reason = "an allocator can't be written without; each call is passed on as it came")]
+// SAFETY: all of it is the system's allocator; counting allocates nothing and does not unwind.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        OUT.fetch_add(rounded(layout.size()), SeqCst);
+        // SAFETY: as promised by the caller.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        OUT.fetch_sub(rounded(layout.size()), SeqCst);
+        // SAFETY: as promised by the caller.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+/// What may be out for a byte that is reserved.
+const MOST: f64 = 1.5;
+
+/// What does not come from messages: buffers of the connection, pages of the store.
+const BESIDE: usize = 512 * 1024;
+
+/// Reserved at most.
+const LIMIT: usize = 4 * 1024 * 1024;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn rounds() -> Result<Vec<u64>> {
+    if let Ok(seed) = std::env::var("ALPHORN_SEED") {
+        return Ok(vec![seed.parse()?]);
+    }
+    let rounds = std::env::var("ALPHORN_ROUNDS").map_or(Ok(12), |text| text.parse())?;
+    Ok(std::iter::repeat_with(|| fastrand::u64(..)).take(rounds).collect())
+}
+
+/// All in one, so that nothing else allocates meanwhile.
+#[test]
+fn what_is_kept_is_what_was_reserved() -> Result<()> {
+    for seed in rounds()? {
+        let rng = &mut Rng::with_seed(seed);
+        let round = match rng.u8(..3) {
+            0 => outbox(rng, "memory"),
+            1 => outbox(rng, "disk"),
+            _ => mailbox(rng),
+        };
+        round.with_context(|| format!("ALPHORN_SEED={seed}"))?;
+    }
+    Ok(())
+}
+
+/// How the messages of a round look.
+#[derive(Debug, Clone)]
+struct Shape {
+    qos: Qos,
+    topics: usize,
+    topic: usize,
+    payload: usize,
+    pairs: usize,
+    text: usize,
+    has_more: bool,
+}
+
+impl Shape {
+    fn new(rng: &mut Rng) -> Self {
+        let some = |rng: &mut Rng, of: &[usize]| rng.choice(of).copied().unwrap_or_default();
+        let has_properties = rng.bool();
+        Self {
+            qos: if rng.bool() { Qos::AtLeastOnce } else { Qos::AtMostOnce },
+            topics: some(rng, &[1, 8, 1_000_000]),
+            topic: some(rng, &[1, 20, 200, 2000]),
+            payload: some(rng, &[0, 1, 10, 100, 1000, 1025, 20_000, 100_000]),
+            pairs: if has_properties { some(rng, &[0, 1, 3, 100, 1024]) } else { 0 },
+            text: some(rng, &[0, 0, 1, 8, 40]),
+            has_more: has_properties && rng.bool(),
+        }
+    }
+
+    fn topic(&self, rng: &mut Rng, within: &str) -> String {
+        let mut topic = format!("{within}/{}", rng.usize(..self.topics));
+        topic.extend(std::iter::repeat_n('t', self.topic));
+        topic
+    }
+
+    fn user_properties(&self) -> Result<UserProperties> {
+        let text = "x".repeat(self.text);
+        let mut pairs = UserProperties::default();
+        for _ in 0..self.pairs {
+            pairs.push(&text, &text)?;
+        }
+        Ok(pairs)
+    }
+
+    /// As a plugin would make it.
+    fn message(&self, rng: &mut Rng) -> Result<Message> {
+        let text = "x".repeat(self.text);
+        let user_properties = self.user_properties()?;
+        let properties = (self.has_more || self.pairs > 0).then(|| Properties {
+            content_type: self.has_more.then(|| text.clone().into()),
+            correlation_data: self.has_more.then(|| text.clone().into_bytes().into()),
+            utf8: true,
+            user_properties,
+            ..Properties::default()
+        });
+        Ok(Message {
+            topic: TopicName::parse(self.topic(rng, "out"))?,
+            payload: vec![b'x'; self.payload].into(),
+            qos: self.qos,
+            retain: false,
+            properties: properties.map(Properties::share),
+        })
+    }
+
+    /// The packet in which a broker would send it.
+    fn packet(&self, rng: &mut Rng, within: &str, payload: usize) -> Result<Vec<u8>> {
+        let mut properties = Vec::new();
+        for (name, value) in &self.user_properties()? {
+            properties.push(0x26);
+            for text in [name, value] {
+                properties.extend(u16::try_from(text.len())?.to_be_bytes());
+                properties.extend(text.as_bytes());
+            }
+        }
+        let topic = self.topic(rng, within);
+        let mut body = u16::try_from(topic.len())?.to_be_bytes().to_vec();
+        body.extend(topic.as_bytes());
+        body.extend(variable(properties.len()));
+        body.extend(properties);
+        body.extend(std::iter::repeat_n(b'x', payload));
+        Ok([&[0x30][..], &variable(body.len()), &body].concat())
+    }
+}
+
+fn variable(mut value: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while value >= 0x80 {
+        bytes.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    bytes.push(value as u8);
+    bytes
+}
+
+/// A plugin publishes until nothing more is taken, and there is no connection.
+fn outbox(rng: &mut Rng, storage: &str) -> Result<()> {
+    let shape = Shape::new(rng);
+    let folder = tempfile::tempdir()?;
+    let nobody = TcpListener::bind("127.0.0.1:0")?;
+    let port = nobody.local_addr()?.port();
+    drop(nobody);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let host = runtime.block_on(start(port, folder.path(), storage))?;
+    let (client, mailbox) = host.link().client(&options("plugin"));
+    let before = settled()?;
+    let mut taken = 0;
+    loop {
+        match client.publish_at_once(shape.message(rng)?, Instant::now()) {
+            Ok(_) => taken += 1,
+            Err(NotTaken::Full) => break,
+            Err(error) => return Err(error.into()),
+        }
+        // QoS 0 is dropped where there is no connection.
+        if shape.qos == Qos::AtMostOnce && taken > 1000 {
+            break;
+        }
+    }
+    let (_, reserved) = client.queued();
+    looks_right(&format!("{taken} messages in the outbox ({storage}) of {shape:?}"), before, || reserved)?;
+    drop((client, mailbox));
+    runtime.block_on(host.shutdown());
+    Ok(())
+}
+
+/// A broker sends until the mailbox is full, and more that nobody has asked for between.
+fn mailbox(rng: &mut Rng) -> Result<()> {
+    let shape = Shape { qos: Qos::AtMostOnce, ..Shape::new(rng) };
+    let folder = tempfile::tempdir()?;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let host = runtime.block_on(start(listener.local_addr()?.port(), folder.path(), "memory"))?;
+    let (client, mailbox) = host.link().client(&options("plugin"));
+    client.subscribe(TopicFilter::parse("in/#")?, Qos::AtMostOnce);
+    let mut broker = accept(&listener)?;
+    let beside = *rng.choice(&[0, 10_000, 60_000]).context("none")?;
+    let mut burst = Vec::new();
+    let mut sent = 0;
+    while sent < LIMIT * 2 && burst.len() < 2 * LIMIT {
+        let packet = shape.packet(rng, "in", shape.payload)?;
+        sent += packet.len() + 100;
+        burst.extend(packet);
+        if beside > 0 && rng.u8(..4) == 0 {
+            let nobodys = Shape { pairs: 0, ..shape.clone() }.packet(rng, "nobody", beside)?;
+            burst.extend(nobodys);
+        }
+    }
+    let before = settled()?;
+    broker.write_all(&burst)?;
+    let gauge = mailbox.gauge(&client);
+    let begin = Instant::now();
+    while gauge.mailbox().0 == 0 {
+        ensure!(begin.elapsed() < PATIENCE, "nothing arrives");
+        thread::sleep(Duration::from_millis(1));
+    }
+    let what = format!("messages in the mailbox, {beside} bytes beside some, of {shape:?}");
+    looks_right(&what, before, || gauge.mailbox().1)?;
+    drop((client, mailbox));
+    drop(broker);
+    runtime.block_on(host.shutdown());
+    Ok(())
+}
+
+/// What has come since is no more than what is reserved allows for. While the store writes, it has
+/// memory of its own for that, once for all plugins.
+fn looks_right(what: &str, before: usize, reserved: impl Fn() -> usize) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        let (out, reserved) = (settled()?.saturating_sub(before), reserved());
+        let share = out.saturating_sub(BESIDE) as f64 / reserved.max(1) as f64;
+        ensure!(reserved <= LIMIT + 256 * 1024, "{reserved} bytes reserved: {what}");
+        if share <= MOST {
+            println!("{out} bytes for {reserved} reserved, {share:.2}: {what}");
+            return Ok(());
+        }
+        let is_late = begin.elapsed() > Duration::from_secs(20);
+        ensure!(!is_late, "{out} bytes are out for {reserved} reserved, {share:.2} times as many: {what}");
+    }
+}
+
+/// What is out when nothing changes any more.
+fn settled() -> Result<usize> {
+    let begin = Instant::now();
+    let (mut last, mut same) = (OUT.load(SeqCst), 0);
+    while same < 20 {
+        ensure!(begin.elapsed() < PATIENCE, "it does not come to rest");
+        thread::sleep(Duration::from_millis(5));
+        let now = OUT.load(SeqCst);
+        same = if now.abs_diff(last) < 4096 { same + 1 } else { 0 };
+        last = now;
+    }
+    Ok(last)
+}
+
+async fn start(port: u16, folder: &Path, storage: &str) -> Result<Host> {
+    let text = format!(
+        "[host]\ndata_dir = {folder:?}\n[outbox]\nstorage = \"{storage}\"\nqos0_offline = \"store\"\nmin_free = \"0\"\n\
+         [link]\nurl = \"mqtt://127.0.0.1:{port}\"\nclient_id = \"accounting\"\nmax_packet = \"256KiB\"\n"
+    );
+    let environment = BTreeMap::<String, String>::new().into_iter();
+    let config =
+        Config::parse(&text, Path::new("/"), environment, &Overrides::default()).map_err(anyhow::Error::msg)?;
+    let host = Host::start(config, Compiler::InProcess)?;
+    host.open().await;
+    Ok(host)
+}
+
+fn options(name: &str) -> ClientOptions {
+    ClientOptions {
+        name: Some(name.into()),
+        when_full: WhenFull::DropNewest,
+        inbox_bytes: LIMIT,
+        outbox_bytes: LIMIT,
+        mailbox_messages: usize::MAX,
+        mailbox_bytes: LIMIT,
+        tracked: false,
+    }
+}
+
+/// CONNACK to the CONNECT, SUBACK to the SUBSCRIBE.
+fn accept(listener: &TcpListener) -> Result<TcpStream> {
+    let (mut stream, _) = listener.accept()?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    packet(&mut stream)?;
+    stream.write_all(&[0x20, 3, 0, 0, 0])?;
+    let subscribe = packet(&mut stream)?;
+    let id = subscribe.get(..2).context("a SUBSCRIBE")?;
+    stream.write_all(&[0x90, 4, id[0], id[1], 0, 0])?;
+    Ok(stream)
+}
+
+/// The next packet without its fixed header.
+fn packet(stream: &mut TcpStream) -> Result<Vec<u8>> {
+    let mut byte = [0];
+    stream.read_exact(&mut byte)?;
+    let (mut length, mut shift) = (0, 0);
+    loop {
+        stream.read_exact(&mut byte)?;
+        length |= usize::from(byte[0] & 0x7f) << shift;
+        shift += 7;
+        if byte[0] < 0x80 {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body)?;
+    Ok(body)
+}
