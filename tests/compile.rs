@@ -2,7 +2,9 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use crate::harness::{Bed, Context as _, Host, Message, Program, Result, ensure, rounds, seed, version};
+use alphorn::control::protocol::Request;
+
+use crate::harness::{Bed, Context as _, Host, Message, Program, Result, ensure, rounds, seed, soon, version};
 
 const RECORDER: &str = r#"
     [plugins.recorder]
@@ -82,6 +84,12 @@ async fn a_folder_others_can_write_to_is_not_used() -> Result<()> {
     host.stop().await
 }
 
+/// A component with one function of so many times five instructions.
+fn huge(times: usize) -> Result<Vec<u8>> {
+    let body = "local.get 0 i32.const 7 i32.mul i32.const 3 i32.add local.set 0 ".repeat(times);
+    Ok(wat::parse_str(format!("(component (core module (func (param i32) {body})))"))?)
+}
+
 #[tokio::test]
 async fn nothing_is_loaded_from_where_others_could_have_put_it() -> Result<()> {
     let bed = Bed::start().await?;
@@ -133,10 +141,7 @@ async fn secrets_that_everybody_can_read_are_said() -> Result<()> {
 async fn what_takes_too_long_or_too_much_to_compile_is_refused_and_the_others_run() -> Result<()> {
     let bed = Bed::start().await?;
     let watcher = bed.watch("out").await?;
-    // One function of a million instructions.
-    let body = "local.get 0 i32.const 7 i32.mul i32.const 3 i32.add local.set 0 ".repeat(200_000);
-    let text = format!("(component (core module (func (param i32) {body})))");
-    bed.file("huge.wasm", wat::parse_str(text)?)?;
+    bed.file("huge.wasm", huge(200_000)?)?;
     let huge = |name, limits| {
         format!("[plugins.{name}]\ncomponent = \"huge.wasm\"\nlimits = {{ compile = {{ {limits} }} }}\n")
     };
@@ -148,5 +153,92 @@ async fn what_takes_too_long_or_too_much_to_compile_is_refused_and_the_others_ru
     watcher.ready("out").await?;
     bed.client().await?.publish("in", b"still here").await?;
     watcher.payload("in still here").await?;
+    host.stop().await
+}
+
+/// What can be named in place of a component, and what is said of it: a device that does not end, a
+/// pipe that nobody writes to, a file larger than memory.
+fn no_components(bed: &Bed) -> Result<[(std::path::PathBuf, &'static str); 3]> {
+    let (pipe, sparse) = (bed.folder().join("pipe.wasm"), bed.folder().join("sparse.wasm"));
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU)?;
+    std::fs::File::create(&sparse)?.set_len(3 << 30)?;
+    Ok([("/dev/zero".into(), "a device"), (pipe, "a pipe"), (sparse, "larger than 256.0 MiB")])
+}
+
+#[tokio::test]
+async fn only_a_regular_file_of_some_size_is_swapped_in() -> Result<()> {
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("out").await?;
+    let config = bed.config(RECORDER);
+    let mut host = Program::run(&config)?;
+    watcher.ready("out").await?;
+    let mut socket = Host::of(&config).await?;
+    for (file, what) in no_components(&bed)? {
+        let refused = socket.swap("recorder", &file).await?.unwrap_err();
+        assert!(refused.contains(what), "{refused}");
+        Program::start(&["check".as_ref(), file.as_os_str()])?.fails(65, &[what]).await?;
+    }
+    assert!(host.resident()? < 200 << 20, "{} bytes", host.resident()?);
+    // The plugin hears what is asked of it.
+    let rolled_back =
+        socket.does(Request::Rollback { name: "recorder".to_owned(), to: None, dry_run: false }).await?.unwrap_err();
+    assert!(rolled_back.contains("no version before"), "{rolled_back}");
+    assert!(socket.swap("recorder", &bed.folder().join("recorder.wasm")).await?.is_ok());
+    host.stop().await
+}
+
+#[tokio::test]
+async fn what_is_configured_and_no_regular_file_fails_at_once_and_the_others_run() -> Result<()> {
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("out").await?;
+    let mut text = RECORDER.to_owned();
+    for (number, (file, _)) in no_components(&bed)?.iter().enumerate() {
+        text += &format!("[plugins.p{number}]\ncomponent = {file:?}\n");
+    }
+    let config = bed.config(&text);
+    let mut host = Program::run(&config)?;
+    watcher.ready("out").await?;
+    let mut socket = Host::of(&config).await?;
+    for (number, what) in ["a device", "a pipe", "larger than 256.0 MiB"].iter().enumerate() {
+        let row = socket.until(&format!("p{number}"), |row| row.state == "failed").await?;
+        assert!(row.last_error.as_deref().is_some_and(|error| error.contains(what)), "{row:?}");
+    }
+    assert_eq!(socket.plugin("recorder").await?.state, "running");
+    host.stop().await
+}
+
+/// Settings, certificates, keys and passwords are read by the same rule.
+#[tokio::test]
+async fn no_file_of_the_configuration_may_keep_the_host_waiting() -> Result<()> {
+    let bed = Bed::start().await?;
+    let pipe = bed.folder().join("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU)?;
+    Program::start(&["run".as_ref(), "--config".as_ref(), pipe.as_os_str()])?.fails(78, &["a pipe"]).await?;
+    for key in ["ca", "cert", "key", "password_file"] {
+        let config = bed.config("").link("username = \"x\"").link(&format!("{key} = {pipe:?}"));
+        soon(key, async { Program::run(&config)?.fails(78, &["a pipe"]).await }).await??;
+    }
+    let trusted = bed.config(&format!("[host]\ntrusted_keys = [{pipe:?}]\n"));
+    Program::run(&trusted)?.fails(78, &["a pipe"]).await
+}
+
+/// The link does not wait for the compiler for longer than a plugin may take to start, and what comes
+/// meanwhile is kept for the plugin.
+#[tokio::test]
+async fn a_plugin_that_is_still_compiling_does_not_hold_up_the_link() -> Result<()> {
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("out").await?;
+    bed.file("huge.wasm", huge(400_000)?)?;
+    let text = format!(
+        "{RECORDER}[plugins.slow]\ncomponent = \"huge.wasm\"\nlimits = {{ start_deadline = \"1s\", compile.time = \"60s\" }}\n"
+    );
+    let config = bed.config(&text);
+    let mut host = Program::run(&config)?;
+    host.log(&["connect success"]).await?;
+    let mut socket = Host::of(&config).await?;
+    assert_eq!(socket.plugin("slow").await?.state, "starting");
+    watcher.ready("out").await?;
+    bed.client().await?.publish("in", b"hello").await?;
+    watcher.payload("in hello").await?;
     host.stop().await
 }

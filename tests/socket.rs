@@ -1,6 +1,6 @@
 //! The running host's socket and the commands that use it.
 
-use std::{ffi::OsStr, os::unix::fs::PermissionsExt};
+use std::{ffi::OsStr, io::ErrorKind, os::unix::fs::PermissionsExt};
 
 use alphorn::control::protocol::Request;
 use tokio::{
@@ -8,7 +8,7 @@ use tokio::{
     net::UnixStream,
 };
 
-use crate::harness::{Bed, Config, Host, Program, Result, soon};
+use crate::harness::{Bed, Config, Context as _, Host, Program, Result, soon};
 
 const RECORDER: &str = r#"
     [plugins.recorder]
@@ -82,6 +82,79 @@ async fn a_second_host_is_refused_and_a_stale_socket_is_not() -> Result<()> {
     host.log(&["connect success"]).await?;
     Host::of(&config).await?.status().await?;
     host.stop().await
+}
+
+/// Clients that connect and say nothing.
+async fn silent(config: &Config, count: usize) -> Result<Vec<UnixStream>> {
+    let mut clients = Vec::new();
+    while clients.len() < count {
+        match UnixStream::connect(config.socket()).await {
+            Ok(client) => clients.push(client),
+            // More than the host has taken yet.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => tokio::task::yield_now().await,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(clients)
+}
+
+#[tokio::test]
+async fn silent_clients_lock_nobody_out_and_do_not_end_who_listens() -> Result<()> {
+    let bed = Bed::start().await?;
+    let watcher = bed.watch("out").await?;
+    let config = bed.config(RECORDER);
+    let mut host = Program::run(&config)?;
+    watcher.ready("out").await?;
+    let follow = command(&config, &["logs", "-f", "recorder"])?;
+    follow.prints(&["plugin{name=recorder}"]).await?;
+    let mut silent_ones = silent(&config, 16).await?;
+    silent_ones[0].write_all(b"{\"do\":").await?;
+    command(&config, &["ps"])?.prints(&["recorder", "running"]).await?;
+    silent_ones.extend(silent(&config, 284).await?);
+    command(&config, &["ps"])?.prints(&["recorder", "running"]).await?;
+    // The oldest had to make room, and was told so; the youngest may still ask.
+    let mut answer = String::new();
+    soon("the end of the oldest", silent_ones[0].read_to_string(&mut answer)).await??;
+    assert!(answer.contains("cut off"), "{answer}");
+    let youngest = silent_ones.last_mut().context("some")?;
+    youngest.write_all(b"{\"do\":\"ps\"}\n").await?;
+    assert_eq!(soon("an answer", youngest.read_u8()).await??, b'{');
+    bed.client().await?.publish("in", b"hello").await?;
+    follow.prints(&["received hello"]).await?;
+    // Nor does whoever listens to the log, however many.
+    let mut listeners = Vec::new();
+    for _ in 0..20 {
+        let mut listener = UnixStream::connect(config.socket()).await?;
+        listener.write_all(b"{\"do\":\"logs\",\"lines\":1,\"follow\":true}\n").await?;
+        soon("a line, or a refusal", listener.read_u8()).await??;
+        listeners.push(listener);
+    }
+    command(&config, &["logs", "-f"])?.fails(69, &["busy with 16 requests"]).await?;
+    command(&config, &["ps"])?.prints(&["recorder", "running"]).await?;
+    host.stop().await
+}
+
+#[tokio::test]
+async fn a_busy_host_keeps_its_socket() -> Result<()> {
+    let bed = Bed::start().await?;
+    let config = bed.config("");
+    let mut host = Program::run(&config)?;
+    host.log(&["connect success"]).await?;
+    let silent_ones = silent(&config, 40).await?;
+    Program::run(&config)?.fails(78, &["another host's socket"]).await?;
+    Host::of(&config).await?.status().await?;
+    drop(silent_ones);
+    host.stop().await
+}
+
+#[tokio::test]
+async fn a_file_where_the_socket_should_be_is_left_alone() -> Result<()> {
+    let bed = Bed::start().await?;
+    let config = bed.config("");
+    std::fs::write(config.socket(), "precious")?;
+    Program::run(&config)?.fails(78, &["is a file", "host.socket"]).await?;
+    assert_eq!(std::fs::read(config.socket())?, b"precious");
+    Ok(())
 }
 
 #[tokio::test]

@@ -30,6 +30,8 @@ use std::{
 use anyhow::{Context, bail};
 use tracing::info;
 
+use crate::regular_file::{self, COMPONENT};
+
 /// What came out.
 #[derive(Debug, Clone)]
 pub struct Built {
@@ -169,7 +171,8 @@ fn finished(file: &Path) -> anyhow::Result<Built> {
 
 /// Puts what a toolchain has made in the component's place.
 fn finish(folder: &Path, name: &str, made: &Path) -> anyhow::Result<Built> {
-    let bytes = fs::read(made).with_context(|| format!("the build has left no {}", made.display()))?;
+    let bytes =
+        regular_file::read(made, COMPONENT).with_context(|| format!("the build has left no {}", made.display()))?;
     let component = output(folder).join(format!("{name}.wasm"));
     let wrapped = wrap::component(bytes)?;
     if matches!(wrapped, wrap::Wrapped::Program(_)) {

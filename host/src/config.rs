@@ -28,6 +28,7 @@ use crate::{
     link::{BackoffSettings, LinkSettings, Profile, Secret, TlsSettings, Version, WhenFull},
     plugin::{Dir, MOST_COPIED, Wasi, compile::CompileLimits},
     rate::Rate,
+    regular_file::{self, SECRET, SETTINGS},
     signature::TrustedKeys,
     text,
 };
@@ -161,7 +162,7 @@ impl Config {
     /// Reads a file, with the overrides of the environment (`ALPHORN_LINK__URL=…`) and
     /// of the command line.
     pub fn load(path: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|cause| ConfigError {
+        let text = regular_file::read_to_string(path, SETTINGS).map_err(|cause| ConfigError {
             file: None,
             message: format!("can't read the configuration {}: {cause}; --config names another", path.display()),
         })?;
@@ -278,7 +279,7 @@ fn trusted_keys(configured: &[String], folder: &Path) -> Result<TrustedKeys, Str
             continue;
         }
         let path = folder.join(text);
-        let text = std::fs::read_to_string(&path).map_err(|cause| {
+        let text = regular_file::read_to_string(&path, SECRET).map_err(|cause| {
             format!(
                 "host.trusted_keys: `{text}` is no minisign public key (RW…), and no file with one: {}: {cause}",
                 path.display()
@@ -352,7 +353,7 @@ fn link(
         Some(path) => {
             let path = folder.join(path);
             warnings.extend(exposure::readable(&path).map(|why| format!("link.password_file: {why}")));
-            let text = std::fs::read_to_string(&path)
+            let text = regular_file::read_to_string(&path, SECRET)
                 .map_err(|cause| format!("link.password_file: can't read {}: {cause}", path.display()))?;
             Some(Secret(text.trim_end_matches(['\r', '\n']).into()))
         }

@@ -20,6 +20,7 @@ pub mod outbox;
 pub mod plugin;
 pub mod rate;
 pub mod recent;
+pub mod regular_file;
 pub mod router;
 pub mod signature;
 pub mod store;

@@ -1,13 +1,15 @@
 //! Any other language: a command of the plugin's own, in `[build]` of its `alphorn.toml`.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
 use anyhow::Context;
 use serde::Deserialize;
 use tokio::process::Command;
+
+use crate::regular_file::{self, SETTINGS};
 
 use super::{Built, CONFIG, finish, support, tools, wit};
 
@@ -25,7 +27,7 @@ impl Recipe {
     /// The folder's, if it has one.
     pub(super) fn of(folder: &Path) -> anyhow::Result<Option<Self>> {
         let file = folder.join(CONFIG);
-        let text = match fs::read_to_string(&file) {
+        let text = match regular_file::read_to_string(&file, SETTINGS) {
             Ok(text) => text,
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(cause) => return Err(cause).with_context(|| format!("can't read {}", file.display())),
@@ -54,7 +56,7 @@ mod tests {
 
     fn recipe(text: &str) -> anyhow::Result<Option<Recipe>> {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join(CONFIG), text).unwrap();
+        std::fs::write(folder.path().join(CONFIG), text).unwrap();
         Recipe::of(folder.path())
     }
 

@@ -11,6 +11,8 @@ use anyhow::{Context, bail};
 use serde::Deserialize;
 use tracing::info;
 
+use crate::regular_file::{self, SETTINGS};
+
 use super::{
     Built, announce, finish, folder_name, names_if_any,
     source_map::{Lines, SourceMap},
@@ -39,7 +41,8 @@ struct Package {
 
 pub(super) async fn build(folder: &Path) -> anyhow::Result<Built> {
     let manifest = folder.join("package.json");
-    let text = fs::read_to_string(&manifest).with_context(|| format!("can't read {}", manifest.display()))?;
+    let text = regular_file::read_to_string(&manifest, SETTINGS)
+        .with_context(|| format!("can't read {}", manifest.display()))?;
     let package: Package = serde_json::from_str(&text).with_context(|| format!("{}", manifest.display()))?;
     let source = package.source(folder)?;
     let name = package.plugin_name(folder)?;

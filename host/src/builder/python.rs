@@ -1,16 +1,14 @@
 //! Python: componentize-py puts the plugin's module, what it imports and CPython into a
 //! component.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 use tokio::process::Command;
 
 use super::{Built, announce, finish, folder_name, support, tools, wit, write};
+use crate::regular_file::{self, SETTINGS};
 
 /// What a plugin imports as `alphorn`.
 const SDK: &str = include_str!("../../../guest-sdk/python/alphorn.py");
@@ -53,7 +51,8 @@ impl Default for Settings {
 
 pub(super) async fn build(folder: &Path) -> anyhow::Result<Built> {
     let manifest = folder.join("pyproject.toml");
-    let text = fs::read_to_string(&manifest).with_context(|| format!("can't read {}", manifest.display()))?;
+    let text = regular_file::read_to_string(&manifest, SETTINGS)
+        .with_context(|| format!("can't read {}", manifest.display()))?;
     let project: PyProject = toml::from_str(&text).with_context(|| format!("{}", manifest.display()))?;
     let name = match project.project.name {
         Some(name) => name,
@@ -169,8 +168,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let words = roots(folder.path(), "pump.main").unwrap_err().to_string();
         assert!(words.contains("pump/main.py") && words.contains("[tool.alphorn]"), "{words}");
-        fs::create_dir_all(folder.path().join("src/pump")).unwrap();
-        fs::write(folder.path().join("src/pump/main.py"), "").unwrap();
+        std::fs::create_dir_all(folder.path().join("src/pump")).unwrap();
+        std::fs::write(folder.path().join("src/pump/main.py"), "").unwrap();
         assert_eq!(roots(folder.path(), "pump.main").unwrap(), [folder.path().join("src")]);
     }
 }

@@ -17,6 +17,7 @@ use alphorn::{
         engine::Engine,
         native,
     },
+    regular_file::{self, COMPONENT},
     signature,
 };
 use anyhow::Context;
@@ -60,7 +61,7 @@ pub(crate) async fn build(args: BuildArgs) -> Result<(), Failure> {
 }
 
 async fn compile(component: &Path, target: Option<&str>) -> Result<(Vec<u8>, String), Failure> {
-    let bytes = fs::read(component).with_context(|| component.display().to_string())?;
+    let bytes = regular_file::read(component, COMPONENT).with_context(|| component.display().to_string())?;
     let target = target.unwrap_or(TARGET).to_owned();
     let compiled =
         tokio::task::spawn_blocking(move || ahead::compile(&bytes, &target).map(|code| (code, target))).await;

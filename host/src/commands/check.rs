@@ -12,6 +12,7 @@ use alphorn::{
         footprint::Footprint,
         native::{self, Native},
     },
+    regular_file::{self, SECRET},
     signature::TrustedKeys,
 };
 use anyhow::Context;
@@ -53,7 +54,7 @@ fn trusted(args: &CheckArgs) -> Result<TrustedKeys, Failure> {
     };
     for text in &args.trust {
         if keys.add(text).is_err() {
-            let file = std::fs::read_to_string(text).with_context(|| {
+            let file = regular_file::read_to_string(Path::new(text), SECRET).with_context(|| {
                 format!("--trust {text} is no minisign public key (RW…), and no file with one that can be read")
             });
             let file = file.map_err(|error| Failure::new(exit::USAGE, error))?;

@@ -97,13 +97,13 @@ async fn start(args: DevArgs, recent: Recent) -> Result<Session, Failure> {
         }
     }
     let host = Arc::new(Host::start(config, super::compiler())?);
-    let asked = answer(host.clone(), recent, socket, &client);
+    let asked = answer(host.clone(), recent, socket, &client).await;
     Ok(Session { host, projects, watch, broker, asked, folder })
 }
 
 /// Opens the socket, and leaves word where it is. A session does without, if it has to.
-fn answer(host: Arc<Host>, recent: Recent, path: PathBuf, client: &DevHost) -> Option<(Serving, Option<Notice>)> {
-    let socket = Control::bind(&path).inspect_err(|error| warn!("{error}; `alphorn ps` and the like won't work"));
+async fn answer(host: Arc<Host>, recent: Recent, path: PathBuf, client: &DevHost) -> Option<(Serving, Option<Notice>)> {
+    let socket = Control::bind(&path).await.inspect_err(|error| warn!("{error}; `alphorn ps` and the like won't work"));
     let serving = socket.ok()?.serve(host, recent);
     let notice = client.leave_word().inspect_err(|error| {
         warn!("no word can be left for other terminals ({error}); there, give --config {}", client.config.display());

@@ -7,7 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use alphorn::signature::{KeyPair, Signer};
+use alphorn::{
+    regular_file::{self, SECRET},
+    signature::{KeyPair, Signer},
+};
 use anyhow::{Context, anyhow};
 use tracing::warn;
 
@@ -46,7 +49,8 @@ pub(crate) fn keygen(args: &KeygenArgs) -> Result<(), Failure> {
 /// Who signs with the key in a file.
 pub(super) fn signer(path: &Path, password_file: Option<&Path>) -> Result<Signer, Failure> {
     let bad = |error: anyhow::Error| Failure::new(exit::DATA, error.context(path.display().to_string()));
-    let text = fs::read_to_string(path).with_context(|| format!("can't read the key {}", path.display()));
+    let text =
+        regular_file::read_to_string(path, SECRET).with_context(|| format!("can't read the key {}", path.display()));
     let text = text.map_err(|error| Failure::new(exit::DATA, error))?;
     if fs::metadata(path).is_ok_and(|metadata| metadata.mode() & 0o077 != 0) {
         warn!("{} can be read by other users: make its mode 0600", path.display());
@@ -86,7 +90,8 @@ fn taken(path: &Path) -> Failure {
 }
 
 fn password_in(file: &Path) -> Result<String, Failure> {
-    let text = fs::read_to_string(file).with_context(|| format!("can't read the password's file {}", file.display()));
+    let text = regular_file::read_to_string(file, SECRET)
+        .with_context(|| format!("can't read the password's file {}", file.display()));
     let text = text.map_err(|error| Failure::new(exit::USAGE, error))?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }

@@ -7,12 +7,12 @@ use anyhow::Context;
 use bytesize::ByteSize;
 
 use super::{
-    ask::{ask, checked, connect, unexpected},
+    ask::{ask, unexpected},
     print,
 };
 use crate::{
     cli::{PsArgs, TopArgs},
-    exit::{self, Failure},
+    exit::Failure,
     signals::Ending,
 };
 
@@ -29,12 +29,11 @@ pub(crate) async fn ps(args: PsArgs) -> Result<(), Failure> {
 
 pub(crate) async fn top(args: TopArgs) -> Result<(), Failure> {
     let mut ending = Ending::new()?;
-    let mut connection = connect(&args.host).await?;
     let mut before: HashMap<String, PluginRow> = HashMap::new();
     let mut left = args.count;
     while left != Some(0) {
-        let answer = connection.ask(&Request::Ps).await.map_err(|error| Failure::new(exit::UNAVAILABLE, error))?;
-        let Answer::Status(status) = checked(answer)? else { return Err(unexpected()) };
+        // Each time anew: who is silent for long makes room for others.
+        let Answer::Status(status) = ask(&args.host, &Request::Ps).await? else { return Err(unexpected()) };
         let clear = if super::colour(&std::io::stdout()) { "\x1b[H\x1b[2J" } else { "" };
         let text = format!("{clear}{}\n{}", headline(&status), rates(&status, &before, args.every));
         print::line(&text).context("stdout is closed")?;

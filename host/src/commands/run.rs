@@ -30,7 +30,7 @@ pub(crate) async fn run(args: RunArgs, recent: Recent) -> Result<(), Failure> {
         plugins = config.plugins.keys().map(String::as_str).collect::<Vec<_>>().join(","),
         "alphorn starts"
     );
-    let socket = open_socket(&config.socket)?;
+    let socket = open_socket(&config.socket).await?;
     let host = Arc::new(Host::start(config, super::compiler())?);
     let serving = socket.map(|socket| socket.serve(host.clone(), recent));
     let mut hangup = signals::hangup()?;
@@ -47,8 +47,8 @@ pub(crate) async fn run(args: RunArgs, recent: Recent) -> Result<(), Failure> {
 }
 
 /// The socket. One that nobody asked for need not be had.
-fn open_socket(config: &SocketConfig) -> Result<Option<Control>, Failure> {
-    match Control::bind(&config.path) {
+async fn open_socket(config: &SocketConfig) -> Result<Option<Control>, Failure> {
+    match Control::bind(&config.path).await {
         Ok(socket) => Ok(Some(socket)),
         Err(error) if !config.is_explicit => {
             warn!("{error}; `alphorn ps` and the like won't work");

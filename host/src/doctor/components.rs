@@ -1,6 +1,6 @@
 //! The configured components: whether each is there and can run here. Nothing is compiled for that.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use super::report::{Check, Fault};
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
         component::{self, ComponentError},
         engine::Engine,
     },
+    regular_file::{self, COMPONENT},
 };
 
 /// The name of the check.
@@ -44,7 +45,7 @@ async fn look(engine: &Engine, plugin: &PluginConfig, data_dir: Option<&Path>) -
     match component::load(engine, &plugin.component, CompileLimits::default()).await {
         Ok(loaded) => loaded.fits(plugin).map(|()| "compiled elsewhere"),
         Err(ComponentError::Compile { cause: CompileError::NoCompiler, .. }) if cfg!(feature = "compiler") => {
-            let digest = fs::read(&plugin.component).ok().map(|bytes| component::digest(&bytes));
+            let digest = regular_file::read(&plugin.component, COMPONENT).ok().map(|bytes| component::digest(&bytes));
             let is_kept = data_dir.zip(digest).is_some_and(|(folder, digest)| is_kept(folder, &digest));
             Ok(if is_kept { "compiled" } else { "to be compiled at the start" })
         }
@@ -69,6 +70,8 @@ fn judge(outcomes: &[(&str, Outcome)]) -> Check {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::{config::Overrides, doctor::report::Status};
 

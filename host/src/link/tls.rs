@@ -16,7 +16,10 @@ use rustls::{
     ClientConfig, Error, RootCertStore,
     client::{ResolvesClientCert, WebPkiServerVerifier},
     crypto::CryptoProvider,
-    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    pki_types::{
+        CertificateDer, PrivateKeyDer, UnixTime,
+        pem::{self, PemObject},
+    },
     sign::{CertifiedKey, SingleCertAndKey},
     time_provider::TimeProvider,
 };
@@ -25,6 +28,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate, X509Version};
 pub use self::failure::{TlsFailure, TlsPart};
 pub(super) use self::witness::ServerChain;
 use self::witness::Witness;
+use crate::regular_file::{self, CERTIFICATES, SECRET};
 
 /// What the configuration says about TLS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -204,8 +208,8 @@ pub(crate) fn roots(ca: Option<&Path>) -> Result<RootCertStore, TlsError> {
 /// The certificates of a file, at least one.
 pub(crate) fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let read = |cause| TlsError::Read { what, path: path.into(), cause };
-    let certificates =
-        CertificateDer::pem_file_iter(path).map_err(read)?.collect::<Result<Vec<_>, _>>().map_err(read)?;
+    let bytes = regular_file::read(path, CERTIFICATES).map_err(|cause| read(pem::Error::Io(cause)))?;
+    let certificates = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>().map_err(read)?;
     if certificates.is_empty() {
         return Err(TlsError::Empty { what, path: path.into(), wanted: "certificate" });
     }
@@ -214,10 +218,11 @@ pub(crate) fn certificates(what: &'static str, path: &Path) -> Result<Vec<Certif
 
 /// The key of a file.
 pub(crate) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    use rustls::pki_types::pem::Error::NoItemsFound;
     let what = "key";
-    PrivateKeyDer::from_pem_file(path).map_err(|cause| match cause {
-        NoItemsFound => TlsError::Empty { what, path: path.into(), wanted: "private key" },
-        cause => TlsError::Read { what, path: path.into(), cause },
+    let read = |cause| TlsError::Read { what, path: path.into(), cause };
+    let bytes = regular_file::read(path, SECRET).map_err(|cause| read(pem::Error::Io(cause)))?;
+    PrivateKeyDer::from_pem_slice(&bytes).map_err(|cause| match cause {
+        pem::Error::NoItemsFound => TlsError::Empty { what, path: path.into(), wanted: "private key" },
+        cause => read(cause),
     })
 }

@@ -167,8 +167,8 @@ const VERSION_TEXT: &str = "0.1.0";
 
 /// Reads, compiles and checks a component.
 pub async fn load(engine: &Engine, path: &Path, limits: CompileLimits) -> Result<Loaded, ComponentError> {
-    let turn = engine.turn().await;
-    let bytes = tokio::fs::read(path).await.map_err(|cause| ComponentError::Read { path: path.into(), cause })?;
+    let read = engine.read(path).await;
+    let (bytes, turn) = read.map_err(|cause| ComponentError::Read { path: path.into(), cause })?;
     let path = path.to_owned();
     let (size, digest) = (bytes.len(), digest(&bytes));
     let footprint = Footprint::of(&bytes);

@@ -1,6 +1,6 @@
 //! The wasmtime engine: its one configuration, and what it lends.
 
-use std::{collections::HashSet, fmt, path::Path, sync::Arc, thread};
+use std::{collections::HashSet, fmt, io, path::Path, sync::Arc, thread};
 
 use tokio::{
     runtime::Handle,
@@ -19,7 +19,11 @@ use super::{
     messaging::MessagingCore,
     ticker::{Running, Ticker},
 };
-use crate::{link::WhenFull, signature::TrustedKeys};
+use crate::{
+    link::WhenFull,
+    regular_file::{self, COMPONENT},
+    signature::TrustedKeys,
+};
 
 /// Shared by all plugins.
 #[derive(Clone)]
@@ -31,8 +35,10 @@ pub struct Engine {
     /// Who may compute for longer than a tick: one thread fewer than there are, so that a
     /// short call never has to wait for a long one.
     pub(super) long: Arc<Semaphore>,
-    /// So many read, verify and compile whole files at a time.
+    /// So many verify and compile whole files at a time.
     turns: Arc<Semaphore>,
+    /// So many read whole files at a time, or wait with one for such a turn.
+    reads: Arc<Semaphore>,
     /// What plugins run.
     pub(super) shared: Arc<Shared>,
     /// Who may bring native code.
@@ -54,7 +60,8 @@ impl Engine {
         }
         let ticker = Ticker::start(engine.weak())?;
         let compiling = Arc::new(Compiling::new(compiler, &engine, data_dir));
-        let turns = Arc::new(Semaphore::new(thread::available_parallelism().map_or(1, usize::from)));
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let (turns, reads) = (Arc::new(Semaphore::new(cores)), Arc::new(Semaphore::new(cores)));
         let threads = Handle::try_current().map_or(1, |runtime| runtime.metrics().num_workers());
         let long = Arc::new(Semaphore::new(threads.saturating_sub(1).max(1)));
         Ok(Self {
@@ -64,6 +71,7 @@ impl Engine {
             compiling,
             long,
             turns,
+            reads,
             shared: Arc::default(),
             trusted: Arc::default(),
         })
@@ -81,11 +89,19 @@ impl Engine {
         self.compiling.keep_only(digests);
     }
 
-    /// To be held while a whole file is in memory, or being compiled: what many plugins need at a
-    /// start would else be there all at once, and its memory not given back.
-    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        // Fails only when the semaphore is closed, which nobody does.
-        self.turns.acquire().await.ok()
+    /// A whole file, and the turn to verify or compile it, to be held while it is in memory: what
+    /// many plugins need at a start would else be there all at once, and its memory not given back.
+    /// The turn comes after the file: others compile while a slow disk keeps this one waiting.
+    pub(super) async fn read(&self, path: &Path) -> io::Result<(Vec<u8>, Option<SemaphorePermit<'_>>)> {
+        // They fail only when the semaphore is closed, which nobody does.
+        let _reads = self.reading().await;
+        let bytes = regular_file::read_aside(path, COMPONENT).await?;
+        Ok((bytes, self.turns.acquire().await.ok()))
+    }
+
+    /// To be held by who reads a file otherwise, for which it has no need of a whole one in memory.
+    pub(super) async fn reading(&self) -> Option<SemaphorePermit<'_>> {
+        self.reads.acquire().await.ok()
     }
 
     /// Keeps the epoch advancing until dropped.

@@ -4,7 +4,7 @@
 //! are loaded are signed by a key of `[host] trusted_keys`.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -15,6 +15,7 @@ use object::{
 };
 
 use super::compile::TARGET;
+use crate::regular_file::{self, SECRET};
 use crate::signature::{self, Seal, TrustedKeys, Untrusted, Vouched};
 
 /// What a compiled component says of itself.
@@ -98,9 +99,10 @@ pub(super) fn is_native(bytes: &[u8]) -> bool {
 
 /// What a file is, without believing it. None: no compiled component.
 pub fn inspect(path: &Path) -> io::Result<Option<Native>> {
-    let bytes = fs::read(path)?;
+    let bytes = regular_file::read(path, regular_file::COMPONENT)?;
     let Some(heading) = Heading::read(&bytes) else { return Ok(None) };
-    let seal = fs::read_to_string(signature::beside(path)).ok().and_then(|text| Seal::parse(&text).ok());
+    let seal =
+        regular_file::read_to_string(&signature::beside(path), SECRET).ok().and_then(|text| Seal::parse(&text).ok());
     Ok(Some(Native { heading, seal }))
 }
 
@@ -116,7 +118,7 @@ pub(super) async fn vouched(
 
 fn vouch(path: PathBuf, bytes: Vec<u8>, keys: &TrustedKeys) -> Result<(Vouched, Native), NativeError> {
     let Some(heading) = Heading::read(&bytes) else { return Err(NativeError::NotOurs { path }) };
-    let signature = match fs::read_to_string(signature::beside(&path)) {
+    let signature = match regular_file::read_to_string(&signature::beside(&path), SECRET) {
         Ok(signature) => signature,
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Err(NativeError::Unsigned { path }),
         Err(cause) => return Err(NativeError::Read { path, cause }),
@@ -193,7 +195,7 @@ mod tests {
     #[test]
     fn what_is_none_is_none_and_nothing_panics() {
         let whole = compiled("(component)");
-        let program = fs::read("/proc/self/exe").unwrap();
+        let program = std::fs::read("/proc/self/exe").unwrap();
         assert!(is_native(&program));
         assert_eq!(Heading::read(&program), None);
         let engine = wasmtime::Engine::new(&engine::config()).unwrap();

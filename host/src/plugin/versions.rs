@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 
 use super::component::hexadecimal;
+use crate::regular_file;
 use crate::signature::{self, Seal};
 
 /// `data_dir/components`.
@@ -64,11 +65,13 @@ impl Versions {
             return Ok(());
         }
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        let bytes = fs::read(file)?;
-        if hexadecimal(&Sha256::digest(&bytes)) != digest {
+        // Piece by piece: many plugins may do so at once.
+        let mut file = regular_file::open(file, regular_file::COMPONENT)?;
+        let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
+        if copy(&mut file, &mut temporary)? != digest {
             return Err(io::Error::other("it has changed meanwhile"));
         }
-        put(folder, &path, &bytes)
+        place(folder, &path, temporary)
     }
 
     /// Removes all but those that are wanted, unless somebody is about to put one in force. Failing
@@ -105,6 +108,10 @@ const COMPILED: &str = "cwasm";
 fn put(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
     temporary.write_all(bytes)?;
+    place(folder, path, temporary)
+}
+
+fn place(folder: &Path, path: &Path, temporary: tempfile::NamedTempFile) -> io::Result<()> {
     temporary.as_file().sync_all()?;
     temporary.persist(path).map_err(|error| error.error)?;
     File::open(folder)?.sync_all()
@@ -112,13 +119,21 @@ fn put(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// The digest of a file, which need not be in memory for that.
 pub(super) fn digest(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
+    copy(&mut regular_file::open(path, regular_file::COMPONENT)?, &mut io::sink())
+}
+
+/// The digest of what was copied.
+fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<String> {
+    let mut from = from.take(regular_file::COMPONENT + 1);
     let mut hasher = Sha256::new();
     let mut piece = vec![0; 64 * 1024];
     loop {
-        let count = file.read(&mut piece)?;
+        let count = from.read(&mut piece)?;
         match piece.get(..count) {
-            Some(piece) if count > 0 => hasher.update(piece),
+            Some(piece) if count > 0 => {
+                hasher.update(piece);
+                to.write_all(piece)?;
+            }
             _ => return Ok(hexadecimal(&hasher.finalize())),
         }
     }

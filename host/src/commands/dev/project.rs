@@ -9,6 +9,7 @@ use std::{
 use alphorn::{
     builder::{self, Built},
     config::{self, Config, Overrides, PluginConfig},
+    regular_file::{self, SETTINGS},
 };
 use anyhow::{Context, anyhow, bail, ensure};
 use tracing::{info, warn};
@@ -82,7 +83,7 @@ impl Project {
 /// The folder's `alphorn.toml`.
 fn read(folder: &Path, built: &str) -> anyhow::Result<String> {
     let file = folder.join(CONFIG);
-    match fs::read_to_string(&file) {
+    match regular_file::read_to_string(&file, SETTINGS) {
         Ok(text) => Ok(text),
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
             warn!(

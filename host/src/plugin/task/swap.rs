@@ -39,6 +39,7 @@ use crate::{
     config::PluginConfig,
     link::{Delivery, Outcome},
     message::Qos,
+    regular_file,
     store::{Change, Installed, Saved},
     topic::TopicFilter,
 };
@@ -561,15 +562,15 @@ async fn load_and_keep(
     loaded.fits(config)?;
     let (versions, digest) = (surroundings.versions.clone(), loaded.about.digest.clone());
     let seal = loaded.about.native.as_ref().and_then(|native| native.seal.clone());
-    let _turn = surroundings.engine.turn().await;
-    let kept = tokio::task::spawn_blocking(move || versions.keep(&path, &digest, seal.as_ref())).await;
-    if let Ok(Err(error)) = kept {
+    let _reads = surroundings.engine.reading().await;
+    let kept = regular_file::aside(move || versions.keep(&path, &digest, seal.as_ref())).await;
+    if let Err(error) = kept {
         warn!("no copy of {} can be kept for a roll-back: {error}", loaded.about.path.display());
     }
     Ok(loaded)
 }
 
 async fn digest_of(surroundings: &Surroundings, path: PathBuf) -> Option<String> {
-    let _turn = surroundings.engine.turn().await;
-    tokio::task::spawn_blocking(move || digest(&path).ok()).await.ok().flatten()
+    let _reads = surroundings.engine.reading().await;
+    regular_file::aside(move || digest(&path)).await.ok()
 }
