@@ -102,6 +102,20 @@ fn the_store_is_written_in_one_place_and_unsafe_is_in_one_place() -> Result<()> 
     Ok(())
 }
 
+/// A device's build has nothing to unwind with, so a panic ends the process in each.
+#[test]
+fn nothing_relies_on_a_panic_that_is_caught() -> Result<()> {
+    for path in files_in(&source())? {
+        let code = code(&path)?;
+        for word in ["catch_unwind", "is_panic", "into_panic", "resume_unwind", "panicking()"] {
+            ensure!(!code.contains(word), "{} has `{word}`", path.display());
+        }
+    }
+    let main = code(&source().join("main.rs"))?;
+    ensure!(main.contains("set_hook") && main.contains("abort()"), "a panic ends the process");
+    Ok(())
+}
+
 /// The whole map: a newcomer finds every file of the library there, by itself or by its folder.
 #[test]
 fn every_file_is_in_the_code_map() -> Result<()> {

@@ -18,6 +18,7 @@ use tracing_subscriber::{
 };
 
 fn main() -> ExitCode {
+    end_with_a_panic();
     return_large_memory();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -75,6 +76,17 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
+}
+
+/// A panic is a fault of this program. It ends the process in every build, as in a device's, which has
+/// nothing to unwind with: whoever started it starts it again, and what is on disk is as after any other
+/// end. Nothing may rely on one thread or task ending by itself, with the rest going on without it.
+fn end_with_a_panic() {
+    let say = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        say(panic);
+        std::process::abort();
+    }));
 }
 
 /// Whole files in memory, components mostly, are pieces of their own that the system gets back as soon

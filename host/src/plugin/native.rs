@@ -134,7 +134,7 @@ pub(super) async fn aside<R: Send + 'static>(
     work: impl FnOnce() -> R + Send + 'static,
 ) -> Result<R, NativeError> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|panic| NativeError::Place { path: path.to_owned(), cause: io::Error::other(panic) })
+    done.map_err(|ended| NativeError::Place { path: path.to_owned(), cause: io::Error::other(ended) })
 }
 
 impl Heading {

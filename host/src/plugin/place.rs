@@ -14,7 +14,7 @@ use std::{
 };
 
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tracing::{Instrument, debug, error};
+use tracing::{Instrument, debug};
 
 /// Longer than a lone message takes with cold caches (0.1 ms on a PC), also on a slower board;
 /// half a tick.
@@ -41,12 +41,8 @@ pub(super) fn run(task: impl Future<Output = ()> + Send + 'static, link: Handle)
         let mut next = Some(Placed { task, habits: Habits::new(may_move) });
         while let Some(placed) = next {
             let there = if placed.habits.is_beside_link { &link } else { &host };
-            next = match there.spawn(Stay(Some(placed)).in_current_span()).await {
-                Ok(moves) => moves,
-                Err(error) if error.is_panic() => return error!("a plugin's task ended badly: {error}"),
-                // The thread has ended, and with it the host.
-                Err(_) => return,
-            };
+            // An error says that the runtime has ended, and with it the host: a panic ends the process.
+            next = there.spawn(Stay(Some(placed)).in_current_span()).await.ok().flatten();
         }
     }
 }
