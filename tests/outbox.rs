@@ -299,11 +299,15 @@ async fn a_damaged_file_costs_what_is_damaged_and_says_so() -> Result<()> {
     bed.faults().refuse(false).await?;
 
     let mut host = Program::run(&bed.config(&sequence(0, 0, "")).in_place_of(&config))?;
-    let line = host.log(&["ERROR", "messages", "could be read and are kept"]).await?;
+    let line = host.log(&["ERROR", "could be read and are kept"]).await?;
     watcher.payload("199").await?;
     host.stop().await?;
     let numbers = first_arrivals(&watcher.payloads())?;
-    assert_eq!(numbers, (0..200).filter(|number| *number != 150).collect::<Vec<_>>(), "{line}");
+    // A bit that has turned in the database is turned back; in the log it costs the message.
+    assert!(
+        numbers.is_sorted() && (0..200).filter(|number| *number != 150).all(|number| numbers.contains(&number)),
+        "{line}"
+    );
     Ok(())
 }
 
@@ -334,6 +338,51 @@ async fn a_full_disk_refuses_what_is_new_and_takes_again_when_there_is_room() ->
     Ok(())
 }
 
+/// Somebody else has filled the disk while the host was away: it starts all the same, sends what
+/// waits, and takes messages again when there is room. (Issue 12, B1.)
+#[tokio::test]
+async fn a_start_on_a_full_disk_sends_what_waits_and_sets_nothing_aside() -> Result<()> {
+    const COUNT: u32 = 200;
+    let disk = match SmallDisk::mount()? {
+        Some(disk) => disk,
+        None => return Ok(()),
+    };
+    for round in 0..crate::harness::rounds(4) as u32 {
+        let bed = Bed::start().await?;
+        let watcher = bed.watch("seq").await?;
+        bed.faults().refuse(true).await?;
+        let many = sequence(COUNT, 0, "outbox_bytes = \"64MiB\", deadline = \"10s\"")
+            .replace("topic = \"seq\"", "topic = \"seq\"\nbytes = \"3000\"");
+        let with = |text: &str| format!("{text}\n[outbox]\nmin_free = \"0B\"");
+        let config = bed.config(&with(&many)).keeping(&disk.folder());
+        let mut host = Program::run(&config)?;
+        host.log(&[&format!("all {COUNT} numbers are taken")]).await?;
+        host.log(&["connect failed (attempt 2)"]).await?;
+        host.kill().await?;
+        disk.fill()?;
+        if round % 2 == 0 {
+            let _ = std::fs::remove_file(disk.folder().join("alphorn.reserve"));
+            disk.fill()?;
+        }
+        bed.faults().refuse(false).await?;
+        let mut host =
+            Program::run(&bed.config(&with(&sequence(0, 0, ""))).in_place_of(&config).keeping(&disk.folder()))?;
+        host.log(&["connect success"]).await?;
+        let last = format!("{} ", COUNT - 1);
+        let is_last = |message: &Message| message.payload.starts_with(last.as_bytes());
+        watcher.wait_for("the last number", |messages: &[Message]| messages.iter().any(is_last).then_some(())).await?;
+        disk.empty()?;
+        host.stop().await?;
+        assert_eq!(first_arrivals(&watcher.payloads())?, (0..COUNT).collect::<Vec<_>>(), "round {round}");
+        for entry in std::fs::read_dir(disk.folder())? {
+            let name = entry?.file_name();
+            ensure!(!name.to_string_lossy().contains("damaged"), "round {round}: {name:?}");
+        }
+        std::fs::remove_dir_all(disk.folder())?;
+    }
+    Ok(())
+}
+
 /// A file system of a few MiB.
 struct SmallDisk(tempfile::TempDir);
 
@@ -354,6 +403,19 @@ impl SmallDisk {
 
     fn folder(&self) -> std::path::PathBuf {
         self.0.path().join("data")
+    }
+
+    /// Takes up all that is left.
+    fn fill(&self) -> Result<()> {
+        use std::io::Write as _;
+        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(self.0.path().join("ballast"))?;
+        while file.write_all(&[1; 4096]).is_ok() {}
+        while file.write_all(&[1]).is_ok() {}
+        Ok(())
+    }
+
+    fn empty(&self) -> Result<()> {
+        Ok(std::fs::remove_file(self.0.path().join("ballast"))?)
     }
 }
 

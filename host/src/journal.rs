@@ -23,7 +23,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use self::group::Group;
-use crate::store::{Arrived, Change, Page, Store, Taken, Written};
+use crate::store::{Arrived, Change, Page, Store, StoreError, Taken, Written};
 
 /// `[outbox] commit`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,6 +119,9 @@ const SOON: Duration = Duration::from_millis(200);
 /// How often writing is tried while it fails.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// And no more of the time than that part goes into it.
+const PART: u32 = 10;
+
 /// How often the clock is kept while messages wait.
 const TICK: Duration = Duration::from_secs(60);
 
@@ -131,6 +134,11 @@ impl Journal {
         report: impl Fn(Report) + Send + 'static,
     ) -> io::Result<Self> {
         let (orders, inbox) = channel();
+        let trouble = store.trouble().map(ToOwned::to_owned);
+        if let Some(cause) = &trouble {
+            disk_full.store(true, SeqCst);
+            report(Report::Trouble(refused(cause)));
+        }
         let writer = Writer {
             store,
             commit: settings.commit,
@@ -142,7 +150,7 @@ impl Journal {
             loads: Vec::new(),
             since: None,
             logged_since: None,
-            trouble: None,
+            trouble: trouble.map(|_| Instant::now() + AGAIN),
         };
         let thread = thread::Builder::new().name("alphorn-journal".into()).spawn(move || writer.run(&inbox))?;
         Ok(Self { orders, changes: Vec::new(), thread })
@@ -290,13 +298,8 @@ impl Writer {
             Order::Close => return true,
         }
         if self.trouble.is_some() {
-            // Nobody waits for a disk that fails: what is there is read without what is not written.
-            for load in std::mem::take(&mut self.loads) {
-                match load {
-                    Load::Look(look) => look(&mut self.store),
-                    load => self.loads.push(load),
-                }
-            }
+            // Nobody waits for a disk that fails.
+            self.load_from_both();
             let replies = std::mem::take(&mut self.replies);
             self.answer(replies, false);
         }
@@ -334,6 +337,12 @@ impl Writer {
                 return;
             }
         }
+        let begin = Instant::now();
+        match self.store.was_written() {
+            Ok(true) => self.group.forget_attempted(),
+            Ok(false) => {}
+            Err(error) => return self.fail(&error, begin),
+        }
         let is_late = self.logged_since.is_some_and(|since| since.elapsed() >= LATEST);
         let is_for_log =
             !is_closing && !is_late && self.loads.is_empty() && self.since.is_some() && self.group.len() < VERY_MANY;
@@ -347,10 +356,17 @@ impl Writer {
                 self.logged_since.get_or_insert_with(Instant::now);
                 Ok(Written::default())
             }
-            Ok(false) => self.store.write(self.group.changes()).inspect(|_| {
-                self.group.clear();
-                self.logged_since = None;
-            }),
+            Ok(false) => match self.store.write(self.group.changes()) {
+                Ok(written) => {
+                    self.group.clear();
+                    self.logged_since = None;
+                    Ok(written)
+                }
+                Err(error) => {
+                    self.group.set_attempted();
+                    Err(error)
+                }
+            },
             Err(error) => Err(error),
         };
         match written {
@@ -374,13 +390,53 @@ impl Writer {
                 }
                 self.load();
             }
-            Err(error) => {
-                if self.trouble.replace(Instant::now() + AGAIN).is_none() {
-                    self.disk_full.store(true, SeqCst);
-                    (self.report)(Report::Trouble(format!("messages can't be stored, publish is refused: {error}")));
-                }
-                let replies = std::mem::take(&mut self.replies);
-                self.answer(replies, false);
+            Err(error) => self.fail(&error, begin),
+        }
+    }
+
+    /// Nothing can be written, for now.
+    fn fail(&mut self, error: &StoreError, begin: Instant) {
+        let pause = AGAIN.max(begin.elapsed() * PART);
+        if self.trouble.replace(Instant::now() + pause).is_none() {
+            self.disk_full.store(true, SeqCst);
+            (self.report)(Report::Trouble(refused(&error.to_string())));
+        }
+        let replies = std::mem::take(&mut self.replies);
+        self.answer(replies, false);
+        self.load_from_both();
+    }
+
+    /// Reads what the store has, with what waits to be written into it.
+    fn load_from_both(&mut self) {
+        for load in std::mem::take(&mut self.loads) {
+            match load {
+                Load::Look(look) => look(&mut self.store),
+                Load::Outbox(owner, after, bytes) => match self.store.outbox(&owner, after, bytes) {
+                    Ok(mut page) => {
+                        let last = page.items.last().map_or(after, |taken| taken.seq);
+                        let mut room = bytes.saturating_sub(page.items.iter().map(cost).sum());
+                        for taken in self.group.taken(&owner, last) {
+                            if page.more || (cost(&taken) > room && !page.items.is_empty()) {
+                                page.more = true;
+                                break;
+                            }
+                            room = room.saturating_sub(cost(&taken));
+                            page.items.push(taken);
+                        }
+                        (self.report)(Report::Outbox { owner, page });
+                    }
+                    Err(_) => self.loads.push(Load::Outbox(owner, after, bytes)),
+                },
+                Load::Inbox(plugin, after, bytes) => match self.store.inbox(&plugin, after, bytes) {
+                    // What is still to come there is read when it can be written.
+                    Ok(page) if page.more || !self.group.fills_inbox(&plugin) => {
+                        (self.report)(Report::Inbox { plugin, page });
+                    }
+                    Ok(page) if !page.items.is_empty() => {
+                        (self.report)(Report::Inbox { plugin, page: Page { more: true, ..page } });
+                    }
+                    _ => self.loads.push(Load::Inbox(plugin, after, bytes)),
+                },
             }
         }
     }
@@ -434,6 +490,14 @@ impl Writer {
             let _ = reply.send(durable);
         }
     }
+}
+
+fn refused(cause: &str) -> String {
+    format!("messages can't be stored, publish is refused: {cause}")
+}
+
+fn cost(taken: &Taken) -> usize {
+    taken.record.message.cost()
 }
 
 #[cfg(test)]

@@ -4,42 +4,46 @@
 //! It is in a redb database, which is consistent after a loss of power without our
 //! help, and, of what came since that was written last, in a log beside it (`log`), which costs
 //! less to write; why both is told in `docs/decisions/0002-store.md`. What is damaged otherwise is
-//! found when it is opened, set aside, and read record by record into a new one (`salvage`).
-//! Only the journal's thread writes; see [`crate::journal`].
+//! found when it is opened (`tree`), read row by row into a new one (`salvage`), and set aside.
+//! While the disk takes nothing, there is a view of what it has (`medium`), so that what waits
+//! can be sent. Only the journal's thread writes; see [`crate::journal`].
 
 mod apply;
 mod change;
 mod entry;
+mod folder;
 mod log;
+mod medium;
+mod opening;
+mod pages;
 mod record;
+mod restore;
 mod salvage;
 mod saved;
+mod tree;
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    fmt, fs, io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    panic::{self, AssertUnwindSafe},
-    path::{Path, PathBuf},
+    collections::{HashMap, HashSet},
+    fmt, io,
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
-use redb::{
-    Database, DatabaseError, Range, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
-    backends::FileBackend,
-};
+use redb::{Database, Range, ReadableDatabase, ReadableTable, TableDefinition};
 
 pub use self::change::{
     Arrived, Became, Change, DeadLetter, Entries, Installed, OnProbation, Page, Past, Quarantined, Record, Repeatable,
     Restored, Saved, Taken, Waiting, Wanted, Written,
 };
-use self::log::Log;
+use self::{
+    folder::{Folder, takes_nothing},
+    log::Log,
+    medium::{Failed, Fault, Medium},
+};
 use crate::{
     clock::{Age, Stamp},
     message::{Message, Qos},
-    router::Subscription,
-    topic::TopicFilter,
 };
 
 /// Where the file is, and what to leave of the file system.
@@ -53,24 +57,30 @@ pub struct StoreSettings {
 
 /// The open file.
 pub struct Store {
+    folder: Box<dyn Folder>,
     /// None between an error and the next attempt.
     database: Option<Database>,
-    opener: Opener,
-    /// None: not read yet.
+    /// What the database lies on. It stays open, and so locked, whatever becomes of the database.
+    file: Option<Medium>,
+    /// What the disk said about it.
+    fault: Fault,
+    /// Why the database is a view of what the disk has; None: it is what the disk has.
+    view: Option<String>,
+    /// None: not read yet, or it could not be made.
     log: Option<Log>,
+    /// What the log has and the database has not; only while that can't be written.
+    pending: Vec<Change>,
+    /// The number of the last write that is not known to have come through or not.
+    doubt: Option<u64>,
     settings: StoreSettings,
     last: Option<Stamp>,
     numbers: Last,
     inboxes: HashMap<Arc<str>, Inbox>,
     /// Cost of all messages.
     bytes: u64,
+    /// What was found when it was opened.
+    findings: opening::Findings,
 }
-
-/// How the database is opened; tests have disks of their own.
-type Opener = Box<dyn Fn(&redb::Builder) -> Result<Database, DatabaseError> + Send>;
-
-/// How the log is opened.
-type LogOpener = Box<dyn Fn() -> io::Result<Box<dyn StorageBackend>>>;
 
 /// The highest numbers that were ever written.
 #[derive(Debug, Clone, Copy, Default)]
@@ -81,6 +91,8 @@ struct Last {
     number: u64,
     /// Of a group in the log that the database has.
     group: u64,
+    /// Of a write into the database.
+    write: u64,
 }
 
 /// What is counted of a plugin's inbox and its dead letters.
@@ -120,9 +132,24 @@ pub enum StoreError {
         /// Bytes to leave.
         min_free: u64,
     },
+    /// Nothing can be written, for now or for good.
+    #[error("{} can't be written ({cause}): make room on that disk, or, where it is read-only or fails, mount it anew or replace it", path.display())]
+    Full {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        cause: io::Error,
+    },
     /// redb says so.
     #[error("the store can't be written or read: {0}")]
     Database(#[from] redb::Error),
+}
+
+impl StoreError {
+    /// What is there can be read all the same.
+    fn is_full(&self) -> bool {
+        matches!(self, Self::Full { .. })
+    }
 }
 
 const OUTBOX: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("outbox");
@@ -149,248 +176,16 @@ const FILE: &str = "alphorn.redb";
 
 const LOG: &str = "alphorn.log";
 
-/// Is there while the file is in use, and after an end that was none.
-const OPEN: &str = "alphorn.redb.in-use";
-
 /// redb's cache. Its own default is a gigabyte.
 const CACHE: usize = 2 * 1024 * 1024;
 
-/// A file that is larger than this and mostly empty is made smaller when it is opened.
-const LARGE: u64 = 8 * 1024 * 1024;
+/// Room that is kept so that what was settled can be taken out of a database on a full disk.
+const RESERVE: (&str, u64) = ("alphorn.reserve", 512 * 1024);
+
+/// It is not for what is new.
+const LITTLE: usize = 64 * 1024;
 
 impl Store {
-    /// Opens the file, or makes one. A damaged one is set aside, and what can be read of it kept.
-    pub fn open(settings: &StoreSettings) -> Result<(Self, Restored), StoreError> {
-        let folder = &settings.folder;
-        let place = |path: &Path| {
-            let path = path.to_owned();
-            move |cause| StoreError::Place { path, cause }
-        };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(place(folder))?;
-        let path = folder.join(FILE);
-        let mut options = fs::OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(place(&path))?;
-        let log_path = folder.join(LOG);
-        let open = || {
-            let (path, log_path) = (path.clone(), log_path.clone());
-            let mut options = fs::OpenOptions::new();
-            options.read(true).write(true).create(true).truncate(false).mode(0o600);
-            let log = move || Ok(Box::new(FileBackend::new(options.open(&log_path)?).map_err(io::Error::other)?) as _);
-            Self::open_with(settings.clone(), Box::new(move |builder| builder.create(&path)), Box::new(log))
-        };
-        let mark = folder.join(OPEN);
-        let ended_well = !mark.try_exists().map_err(place(&mark))?;
-        fs::write(&mark, b"").map_err(place(&mark))?;
-        // Before redb writes into the file: it goes back to the last write that is whole, and takes
-        // the place of the one after it for free.
-        let newest = if ended_well { Vec::new() } else { salvage::newest(&path)? };
-        match open() {
-            Ok((mut store, mut restored, rest)) => {
-                let (last_seq, last_number) = (restored.last_seq, restored.last_number);
-                let mut lost: Vec<_> =
-                    newest.into_iter().filter(|change| change.is_after(last_seq, last_number)).collect();
-                lost.extend(rest);
-                if !lost.is_empty() {
-                    // At worst they are sent twice.
-                    store.write(&lost)?;
-                    drop(store);
-                    (store, restored, _) = open()?;
-                    restored.damage = Some(format!(
-                        "a write to {} before the host ended is not whole: {} messages of it could be read and are \
-                         kept",
-                        folder.display(),
-                        lost.len()
-                    ));
-                }
-                Ok((store, restored))
-            }
-            Err(StoreError::Database(cause)) => {
-                let aside = salvage::set_aside(&path).map_err(place(&path))?;
-                options.open(&path).map_err(place(&path))?;
-                let (mut store, _, rest) = open()?;
-                store.write(&rest)?;
-                salvage::read(&aside, &mut store)?;
-                drop(store);
-                let (mut store, mut restored, _) = open()?;
-                let kept = restored.messages() + store.dead_letters(None)?.len();
-                restored.damage = Some(format!(
-                    "{} was damaged ({cause}): {kept} messages could be read and are kept, some may be sent or \
-                     handled once more; the damaged file is {}",
-                    path.display(),
-                    aside.display()
-                ));
-                Ok((store, restored))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The store with what is in the log as well, and messages of the log that are in no whole group.
-    fn open_with(
-        settings: StoreSettings,
-        opener: Opener,
-        log: LogOpener,
-    ) -> Result<(Self, Restored, Vec<Change>), StoreError> {
-        let mut store = Self {
-            database: None,
-            opener,
-            log: None,
-            settings,
-            last: None,
-            numbers: Last::default(),
-            inboxes: HashMap::new(),
-            bytes: 0,
-        };
-        // Every page is checked before it is trusted; should redb still stumble, the file is damaged.
-        let opened = panic::catch_unwind(AssertUnwindSafe(|| {
-            store.connect()?;
-            let restored = store.restore()?;
-            Ok::<_, StoreError>((store, restored))
-        }));
-        let (mut store, mut restored) =
-            opened.unwrap_or_else(|_| Err(redb::Error::Corrupted("it makes no sense".to_owned()).into()))?;
-        // Others may only have it since the database is open.
-        let log_path = store.settings.folder.join(LOG);
-        let place = |cause| StoreError::Place { path: log_path.clone(), cause };
-        let (log, log::Found { changes, mut rest }) =
-            log().and_then(|file| Log::open(file, store.numbers.group)).map_err(place)?;
-        store.log = Some(log);
-        let Last { seq, number, .. } = store.numbers;
-        if !changes.is_empty() {
-            // That it is to be left alone has been looked at when it went into the log.
-            store.try_write(&changes).map_err(|error| match error {
-                // A full or failing disk is no damage: the log keeps what it has until there is room.
-                StoreError::Database(redb::Error::Io(cause)) => place(cause),
-                error => error,
-            })?;
-            restored = store.restore()?;
-        }
-        rest.retain(|change| change.is_after(seq, number));
-        Ok((store, restored, rest))
-    }
-
-    /// Opens the database, if it is not open.
-    fn connect(&mut self) -> Result<&mut Database, StoreError> {
-        if self.database.is_none() {
-            let mut builder = Database::builder();
-            builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
-            let mut database = (self.opener)(&builder).map_err(|error| match error {
-                DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(self.settings.folder.clone()),
-                error => redb::Error::from(error).into(),
-            })?;
-            let transaction = database.begin_write().map_err(redb::Error::from)?;
-            for table in [OUTBOX, INBOX, QUARANTINE, PROBATION, DEAD] {
-                transaction.open_table(table).map_err(redb::Error::from)?;
-            }
-            for table in [STATE, SNAPSHOT] {
-                transaction.open_table(table).map_err(redb::Error::from)?;
-            }
-            transaction.open_table(INSTALLED).map_err(redb::Error::from)?;
-            transaction.open_table(SUBSCRIPTIONS).map_err(redb::Error::from)?;
-            transaction.open_table(AT_BROKER).map_err(redb::Error::from)?;
-            transaction.open_table(META).map_err(redb::Error::from)?;
-            transaction.commit().map_err(redb::Error::from)?;
-            if self.file_length() > LARGE && self.bytes * 4 < self.file_length() {
-                database.compact().map_err(redb::Error::from)?;
-            }
-            self.database = Some(database);
-        }
-        self.database.as_mut().ok_or_else(|| redb::Error::DatabaseClosed.into())
-    }
-
-    fn restore(&mut self) -> Result<Restored, StoreError> {
-        let mut restored = Restored::default();
-        let read = self.connect()?.begin_read().map_err(redb::Error::from)?;
-        let meta = read.open_table(META).map_err(redb::Error::from)?;
-        let number = |key: &str| -> Result<u64, redb::Error> {
-            let value = meta.get(key)?;
-            Ok(value.and_then(|value| Some(u64::from_le_bytes(value.value().try_into().ok()?))).unwrap_or_default())
-        };
-        (restored.last_seq, restored.last_number) = (number("last seq")?, number("last number")?);
-        let last = stamp(&meta, "stamp")?;
-        // Before there was a stamp for that, the last one was all that was known.
-        restored.trusted = stamp(&meta, "trusted")?.or(last).and_then(|stamp| stamp.wall());
-        let (outbox, last_seq) = count(&read.open_table(OUTBOX).map_err(redb::Error::from)?)?;
-        let (inbox, last_number) = count(&read.open_table(INBOX).map_err(redb::Error::from)?)?;
-        restored.last_seq = restored.last_seq.max(last_seq);
-        restored.last_number = restored.last_number.max(last_number);
-        let mut plugins = BTreeSet::new();
-        self.inboxes.clear();
-        for waiting in &inbox {
-            self.inboxes.entry(waiting.name.clone()).or_insert_with(|| Inbox::empty(usize::MAX)).bytes = waiting.bytes;
-        }
-        for (table, is_dead) in [(PROBATION, false), (DEAD, true)] {
-            let (waiting, last) = count(&read.open_table(table).map_err(redb::Error::from)?)?;
-            restored.last_number = restored.last_number.max(last);
-            for Waiting { name, bytes, .. } in waiting {
-                if is_dead {
-                    self.inboxes.entry(name.clone()).or_insert_with(|| Inbox::empty(usize::MAX)).dead = bytes;
-                }
-                plugins.insert(name);
-            }
-        }
-        for row in read.open_table(INSTALLED).map_err(redb::Error::from)?.iter().map_err(redb::Error::from)? {
-            plugins.insert(row.map_err(redb::Error::from)?.0.value().into());
-        }
-        restored.plugins = plugins.into_iter().collect();
-        for row in read.open_table(SUBSCRIPTIONS).map_err(redb::Error::from)?.iter().map_err(redb::Error::from)? {
-            let (key, value) = row.map_err(redb::Error::from)?;
-            let ((plugin, filter), (at_least_once, identifier)) = (key.value(), value.value());
-            if let Ok(filter) = TopicFilter::parse(filter.to_owned()) {
-                restored.subscriptions.push(Wanted {
-                    plugin: plugin.into(),
-                    filter,
-                    qos: qos(at_least_once),
-                    identifier,
-                });
-            }
-        }
-        for row in read.open_table(AT_BROKER).map_err(redb::Error::from)?.iter().map_err(redb::Error::from)? {
-            let (key, value) = row.map_err(redb::Error::from)?;
-            let (at_least_once, identifier) = value.value();
-            if let Ok(filter) = TopicFilter::parse(key.value().to_owned()) {
-                restored.at_broker.push(Subscription { filter, qos: qos(at_least_once), identifier });
-            }
-        }
-        for row in read.open_table(QUARANTINE).map_err(redb::Error::from)?.iter().map_err(redb::Error::from)? {
-            let (_, value) = row.map_err(redb::Error::from)?;
-            let Ok((body, _)) = record::decode(value.value()) else { continue };
-            let Some(message) = body.message() else { continue };
-            restored.quarantined.push(Quarantined {
-                owner: body.name.into(),
-                seq: body.place,
-                topic: message.topic.to_string(),
-                reason: body.reason.to_owned(),
-            });
-        }
-        let session = number(SESSION)?;
-        for table in [INBOX, DEAD] {
-            let table = read.open_table(table).map_err(redb::Error::from)?;
-            for row in table.iter().map_err(redb::Error::from)? {
-                let (key, value) = row.map_err(redb::Error::from)?;
-                let ((plugin, number), value) = (key.value(), value.value());
-                let body = Some(value).filter(|_| number > session).and_then(|value| record::decode(value).ok());
-                if let Some((body, _)) = body.filter(|(body, _)| body.packet_id != 0) {
-                    let (plugin, packet_id, digest) = (plugin.into(), body.packet_id, body.digest());
-                    restored.repeatable.push(Repeatable { plugin, number, packet_id, digest });
-                }
-            }
-        }
-        restored.repeatable.sort_by_key(|repeatable| repeatable.number);
-        let needless = restored.repeatable.len().saturating_sub(u16::MAX.into());
-        restored.repeatable.drain(..needless);
-        restored.has_session = meta.get(SESSION).map_err(redb::Error::from)?.is_some()
-            || !(restored.at_broker.is_empty() && restored.subscriptions.is_empty())
-            || restored.messages() > 0;
-        let group = number("log")?;
-        drop((meta, read));
-        self.numbers = Last { seq: restored.last_seq, number: restored.last_number, group };
-        self.last = last;
-        self.bytes = outbox.iter().chain(&inbox).map(|waiting| waiting.bytes as u64).sum();
-        (restored.outbox, restored.inbox) = (outbox, inbox);
-        Ok(restored)
-    }
-
     /// What an inbox may hold, in bytes.
     pub fn limit_inbox(&mut self, plugin: Arc<str>, bytes: usize) {
         self.inboxes.entry(plugin).or_insert_with(|| Inbox::empty(bytes)).limit = bytes;
@@ -401,16 +196,44 @@ impl Store {
         self.bytes > 0
     }
 
+    /// Why nothing can be written at present, if so.
+    pub fn trouble(&self) -> Option<&str> {
+        self.view.as_deref()
+    }
+
     /// Makes all changes in one transaction, durable when this returns.
     pub fn write<'a>(&mut self, changes: impl IntoIterator<Item = &'a Change> + Clone) -> Result<Written, StoreError> {
         self.leave_room(changes.clone())?;
-        let before = (self.last, self.bytes, self.sizes());
+        let mut written = self.leave_view(false).and_then(|()| self.write_or_undo(changes.clone()));
+        let is_full = written.as_ref().is_err_and(StoreError::is_full);
+        if is_full && frees(changes.clone()) && self.folder.has(RESERVE.0).unwrap_or(false) {
+            // That is what it is for. It is made again when there is room again.
+            let _ = self.folder.remove(RESERVE.0);
+            written = self.leave_view(true).and_then(|()| self.write_or_undo(changes));
+        }
+        if written.is_ok() {
+            self.keep_reserve();
+        }
+        written
+    }
+
+    fn write_or_undo<'a>(
+        &mut self,
+        changes: impl IntoIterator<Item = &'a Change> + Clone,
+    ) -> Result<Written, StoreError> {
+        let before = (self.last, self.bytes, self.sizes(), self.numbers);
         let written = self.try_write(changes);
         if let Err(error) = &written {
             // redb wants to be opened anew after an error of the disk.
             tracing::debug!("{error}");
             self.database = None;
-            (self.last, self.bytes) = (before.0, before.1);
+            if !self.pending.is_empty() && error.is_full() {
+                // What the log has is to be read, too.
+                self.view = Some(error.to_string());
+            }
+            // A number is never given again, lest one write be taken for another.
+            let write = self.numbers.write;
+            (self.last, self.bytes, self.numbers) = (before.0, before.1, Last { write, ..before.3 });
             for (plugin, bytes, dead) in before.2 {
                 if let Some(inbox) = self.inboxes.get_mut(&plugin) {
                     (inbox.bytes, inbox.dead) = (bytes, dead);
@@ -420,14 +243,32 @@ impl Store {
         written
     }
 
+    /// Whether the last write that failed came through after all: the disk may have said so too late.
+    /// What it had must not be done twice.
+    pub fn was_written(&mut self) -> Result<bool, StoreError> {
+        let Some(doubt) = self.doubt else { return Ok(false) };
+        self.connect()?;
+        let numbers = self.numbers_on_disk()?;
+        self.doubt = None;
+        if numbers.write != doubt {
+            return Ok(false);
+        }
+        self.restore()?;
+        self.pending.clear();
+        // What has come into the log since then stays there.
+        self.log.as_mut().filter(|log| log.last() == numbers.group).map(Log::begin_again);
+        Ok(true)
+    }
+
     /// Puts changes into the log, durable when this returns. They are not seen here before they are
     /// written together with all others since the last [`Store::write`]. False: the log is full.
     pub fn log<'a>(&mut self, changes: impl IntoIterator<Item = &'a Change> + Clone) -> Result<bool, StoreError> {
         self.leave_room(changes.clone())?;
-        let Some(log) = &mut self.log else { return Ok(false) };
+        let is_behind = self.view.is_some() || !self.pending.is_empty();
+        let Some(log) = self.log.as_mut().filter(|_| !is_behind) else { return Ok(false) };
         let now = Stamp::now(self.last.as_ref());
         let appended = log.append(changes.clone(), now);
-        let has_room = appended.map_err(|cause| StoreError::Place { path: self.settings.folder.join(LOG), cause })?;
+        let has_room = appended.map_err(|cause| StoreError::Full { path: self.folder.path(LOG), cause })?;
         if has_room {
             self.last = Some(now);
             for change in changes {
@@ -448,82 +289,133 @@ impl Store {
     fn try_write<'a>(&mut self, changes: impl IntoIterator<Item = &'a Change>) -> Result<Written, StoreError> {
         let now = Stamp::now(self.last.as_ref());
         self.connect()?;
+        let pending = std::mem::take(&mut self.pending);
+        let written = if pending.is_empty() {
+            self.transact(changes, now)
+        } else {
+            let all: Vec<&Change> = pending.iter().chain(changes.into_iter().map(|change: &Change| change)).collect();
+            // What was settled meanwhile need not be put in before, where there is little room.
+            let settled: HashSet<_> = all.iter().filter_map(|change| change.settles()).collect();
+            let is_needed = |change: &&Change| change.takes().is_none_or(|message| !settled.contains(&message));
+            self.transact(all.iter().copied().filter(is_needed), now)
+        };
+        match &written {
+            Ok(_) => {
+                self.last = Some(now);
+                self.doubt = None;
+                self.log.as_mut().map(Log::begin_again);
+            }
+            Err(_) => self.pending = pending,
+        }
+        written
+    }
+
+    fn transact<'a>(
+        &mut self,
+        changes: impl IntoIterator<Item = &'a Change>,
+        now: Stamp,
+    ) -> Result<Written, StoreError> {
         let Self { database, log, inboxes, bytes, numbers, .. } = self;
-        let database = database.as_ref().ok_or(redb::Error::DatabaseClosed)?;
-        let transaction = database.begin_write().map_err(redb::Error::from)?;
-        numbers.group = log.as_ref().map_or(numbers.group, Log::last);
-        let written = apply::apply(&transaction, changes, now, inboxes, bytes, numbers)?;
-        transaction.commit().map_err(redb::Error::from)?;
-        self.last = Some(now);
-        log.as_mut().map(Log::begin_again);
-        Ok(written)
+        let written = || {
+            let database = database.as_ref().ok_or(redb::Error::DatabaseClosed)?;
+            let transaction = database.begin_write()?;
+            numbers.group = log.as_ref().map_or(numbers.group, Log::last);
+            numbers.write += 1;
+            let mark = log.as_ref().map(Log::mark).unwrap_or_default();
+            let written = apply::apply(&transaction, changes, now, inboxes, bytes, numbers, mark)?;
+            transaction.commit()?;
+            Ok::<_, redb::Error>(written)
+        };
+        written().map_err(|error| {
+            self.doubt = Some(self.numbers.write);
+            self.error(error)
+        })
+    }
+
+    /// What redb says, or what the disk said before that.
+    fn error(&self, error: redb::Error) -> StoreError {
+        let path = || self.folder.path(FILE);
+        match self.fault.take() {
+            Some(Failed::Writing(cause)) => StoreError::Full { path: path(), cause },
+            Some(Failed::Reading(cause)) if takes_nothing(&cause) => StoreError::Full { path: path(), cause },
+            Some(Failed::Reading(cause)) if tree::is_bad_sector(&cause) => {
+                StoreError::Database(redb::Error::Corrupted(format!("it can't be read: {cause}")))
+            }
+            Some(Failed::Reading(cause)) => StoreError::Place { path: path(), cause },
+            None => StoreError::Database(error),
+        }
     }
 
     /// Refuses what would make the file grow into what is to be left of the file system.
     fn leave_room<'a>(&self, changes: impl IntoIterator<Item = &'a Change>) -> Result<(), StoreError> {
         const SLACK: u64 = 1024 * 1024;
-        let settings = &self.settings;
-        let adds = |change: &Change| {
-            matches!(
-                change,
-                Change::Taken { .. }
-                    | Change::Arrived { .. }
-                    | Change::Quarantined { .. }
-                    | Change::State { value: Some(_), .. }
-                    | Change::OnProbation { .. }
-                    | Change::Dead { .. }
-            )
-        };
-        if settings.min_free == 0 || !changes.into_iter().any(adds) {
+        let min_free = self.settings.min_free;
+        if min_free == 0 || adds(changes) == 0 || self.view.is_some() {
             return Ok(());
         }
-        let cause = |cause: rustix::io::Errno| StoreError::Place { path: settings.folder.clone(), cause: cause.into() };
-        let disk = rustix::fs::statvfs(&settings.folder).map_err(cause)?;
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        let free = self.folder.free();
+        let free = free.map_err(|cause| StoreError::Place { path: self.settings.folder.clone(), cause })?;
         // What was freed within the file is used again before it grows.
         let has_room_within = self.bytes * 2 + SLACK < self.file_length();
-        if free < settings.min_free && !has_room_within {
-            return Err(StoreError::Low { free, min_free: settings.min_free });
+        if free < min_free && !has_room_within {
+            return Err(StoreError::Low { free, min_free });
         }
         Ok(())
     }
 
+    /// The reserve is there, unless that took what is to be left alone.
+    fn keep_reserve(&mut self) {
+        let (name, bytes) = RESERVE;
+        if self.findings.has_reserve && self.folder.has(name).unwrap_or(true) {
+            return;
+        }
+        let leaves = self.settings.min_free.max(bytes) + bytes;
+        let has_room = self.folder.free().is_ok_and(|free| free >= leaves);
+        self.findings.has_reserve = has_room && self.folder.occupy(name, bytes).is_ok();
+    }
+
     fn file_length(&self) -> u64 {
-        fs::metadata(self.settings.folder.join(FILE)).map_or(0, |file| file.len())
+        self.file.as_ref().and_then(|file| file.len().ok()).unwrap_or_default()
     }
 
     /// Messages of a plugin that wait for the broker, behind `after`: as many as have
     /// `max_bytes` together, one at least.
     pub fn outbox(&mut self, owner: &str, after: u64, max_bytes: usize) -> Result<Page<Taken>, StoreError> {
         let (now, max) = (Stamp::now(self.last.as_ref()), max_bytes);
-        let read = self.connect()?.begin_read().map_err(redb::Error::from)?;
-        let table = read.open_table(OUTBOX).map_err(redb::Error::from)?;
-        let range = table.range((owner, after.saturating_add(1))..=(owner, u64::MAX)).map_err(redb::Error::from)?;
-        page(range, max, |body, message, cost| {
-            let age = Age::of(Duration::from_millis(body.age) + now.since(&body.written));
-            Taken { seq: body.place, cost, record: Record { message, number: body.number, age } }
+        self.read(|database| {
+            let table = database.begin_read()?.open_table(OUTBOX)?;
+            page(table.range((owner, after.saturating_add(1))..=(owner, u64::MAX))?, max, |body, message, cost| {
+                let age = Age::of(Duration::from_millis(body.age) + now.since(&body.written));
+                Taken { seq: body.place, cost, record: Record { message, number: body.number, age } }
+            })
         })
     }
 
     /// Messages of a plugin's inbox, behind `after`.
     pub fn inbox(&mut self, plugin: &str, after: u64, max_bytes: usize) -> Result<Page<Arrived>, StoreError> {
-        let read = self.connect()?.begin_read().map_err(redb::Error::from)?;
-        let table = read.open_table(INBOX).map_err(redb::Error::from)?;
-        let range = table.range((plugin, after.saturating_add(1))..=(plugin, u64::MAX)).map_err(redb::Error::from)?;
-        page(range, max_bytes, |body, message, _| Arrived {
-            number: body.place,
-            message,
-            redelivered: body.redelivered,
+        self.read(|database| {
+            let table = database.begin_read()?.open_table(INBOX)?;
+            page(table.range((plugin, after.saturating_add(1))..=(plugin, u64::MAX))?, max_bytes, |body, message, _| {
+                Arrived { number: body.place, message, redelivered: body.redelivered }
+            })
+        })
+    }
+
+    /// Reads from the database, or from a view of it.
+    fn read<T>(&mut self, read: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        let result = read(self.connect()?);
+        result.map_err(|error| {
+            self.database = None;
+            self.error(error)
         })
     }
 }
 
 impl Drop for Store {
     fn drop(&mut self) {
-        // The database ends first, so that the mark outlasts it where that fails.
-        if let Some(database) = self.database.take() {
-            drop(database);
-            let _ = fs::remove_file(self.settings.folder.join(OPEN));
+        // The database ends first, so that the lock outlasts it.
+        if self.database.take().is_some() {
+            self.clear_notes();
         }
     }
 }
@@ -540,10 +432,10 @@ fn page<T>(
     range: Range<'_, (&'static str, u64), &'static [u8]>,
     max_bytes: usize,
     read: impl Fn(&record::Body<'_>, Message, usize) -> T,
-) -> Result<Page<T>, StoreError> {
+) -> Result<Page<T>, redb::Error> {
     let (mut items, mut bytes) = (Vec::new(), 0);
     for row in range {
-        let (_, value) = row.map_err(redb::Error::from)?;
+        let (_, value) = row?;
         let counted = cost(value.value());
         // One that cannot be read says nothing that could be sent.
         let Ok((body, _)) = record::decode(value.value()) else { continue };
@@ -557,22 +449,16 @@ fn page<T>(
     Ok(Page { items, more: false })
 }
 
-/// What each plugin has in a table, and the highest number.
-fn count(table: &impl ReadableTable<(&'static str, u64), &'static [u8]>) -> Result<(Vec<Waiting>, u64), redb::Error> {
-    let (mut counted, mut last): (Vec<Waiting>, u64) = (Vec::new(), 0);
-    for row in table.iter()? {
-        let (key, value) = row?;
-        let ((name, number), cost) = (key.value(), cost(value.value()));
-        last = last.max(number);
-        match counted.last_mut().filter(|waiting| *waiting.name == *name) {
-            Some(waiting) => {
-                waiting.messages += 1;
-                waiting.bytes += cost;
-            }
-            None => counted.push(Waiting { name: name.into(), messages: 1, bytes: cost }),
-        }
-    }
-    Ok((counted, last))
+/// The changes take out more than they put in.
+fn frees<'a>(changes: impl IntoIterator<Item = &'a Change> + Clone) -> bool {
+    let added = changes.clone().into_iter().filter(|change| change.added() > 0).count();
+    let removed = changes.clone().into_iter().filter(|change| change.removes()).count();
+    removed > added && adds(changes) <= LITTLE
+}
+
+/// Bytes of what the changes put in.
+fn adds<'a>(changes: impl IntoIterator<Item = &'a Change>) -> usize {
+    changes.into_iter().map(Change::added).sum()
 }
 
 /// A moment that is kept, if there is one.

@@ -5,14 +5,21 @@ use std::{collections::HashMap, sync::Arc};
 use bytestring::ByteString;
 use rustc_hash::FxHashMap;
 
-use crate::store::Change;
+use crate::store::{Change, Taken};
+
+/// Beyond so many, those that are cancelled are done away with.
+const MANY: usize = 4096;
 
 /// Some changes, in order, without those that cancel each other out.
 #[derive(Debug, Default)]
 pub(super) struct Group {
     changes: Vec<Option<Change>>,
+    /// How many of them are not cancelled.
+    live: usize,
     /// So many of them are in the log.
     logged: usize,
+    /// So many of them may be in the database: writing them failed.
+    attempted: usize,
     /// How many of the others can't go there.
     unloggable: usize,
     /// Where a message that is not written yet is put in, by plugin and number.
@@ -88,17 +95,36 @@ impl Group {
         }
         self.unloggable += usize::from(!change.is_for_log());
         self.changes.push(Some(change));
+        self.live += 1;
+        if self.changes.len() > MANY && self.live < self.changes.len() / 2 {
+            self.close_up();
+        }
+    }
+
+    /// Does away with what is cancelled.
+    fn close_up(&mut self) {
+        let before = std::mem::take(self);
+        let is_live = |changes: &[Option<Change>]| changes.iter().flatten().count();
+        let (logged, attempted) = (
+            before.changes.get(..before.logged).map_or(0, is_live),
+            before.changes.get(..before.attempted).map_or(0, is_live),
+        );
+        before.changes.into_iter().flatten().for_each(|change| self.add(change));
+        (self.logged, self.attempted, self.urgent) = (logged, attempted, before.urgent);
+        let is_old = |change: &&Change| !change.is_for_log();
+        self.unloggable = self.changes.iter().skip(logged).flatten().filter(is_old).count();
     }
 
     /// The database need not hear of the change there. True: nor need the log.
     fn cancel(&mut self, at: usize) -> bool {
         let Some(change) = self.changes.get_mut(at).and_then(Option::take) else { return false };
+        self.live -= 1;
         if at < self.logged {
             return false;
         }
         self.urgent -= 1;
         self.unloggable -= usize::from(!change.is_for_log());
-        true
+        at >= self.attempted
     }
 
     /// Something in it has to be durable when somebody asks.
@@ -129,6 +155,37 @@ impl Group {
     /// For the log, where it can take them.
     pub(super) fn new_changes(&self) -> Option<impl Iterator<Item = &Change> + Clone> {
         (self.unloggable == 0).then(|| self.changes.iter().skip(self.logged).flatten())
+    }
+
+    /// Messages of a plugin's outbox behind `after`, in order.
+    pub(super) fn taken(&self, of: &str, after: u64) -> impl Iterator<Item = Taken> {
+        self.changes.iter().flatten().filter_map(move |change| match change {
+            Change::Taken { owner, seq, record } if **owner == *of && *seq > after => {
+                Some(Taken { seq: *seq, cost: record.message.cost(), record: record.clone() })
+            }
+            _ => None,
+        })
+    }
+
+    /// Messages get into a plugin's inbox by it.
+    pub(super) fn fills_inbox(&self, of: &str) -> bool {
+        self.changes.iter().flatten().any(|change| match change {
+            Change::Arrived { plugin, .. } | Change::Revived { plugin, .. } | Change::RolledBack { plugin } => {
+                **plugin == *of
+            }
+            _ => false,
+        })
+    }
+
+    /// Writing all of it has failed, and nobody knows how far that came.
+    pub(super) fn set_attempted(&mut self) {
+        self.attempted = self.changes.len();
+    }
+
+    /// It came through after all.
+    pub(super) fn forget_attempted(&mut self) {
+        let (attempted, before) = (self.attempted, std::mem::take(self));
+        before.changes.into_iter().skip(attempted).flatten().for_each(|change| self.add(change));
     }
 
     /// The log has them all.
@@ -197,6 +254,34 @@ mod tests {
         assert!(group.is_urgent() && group.has_taken());
         assert_eq!(text(group.new_changes().unwrap()), ["settled 1", "state Some(b\"\\x02\")"]);
         assert_eq!(text(group.changes()), ["taken 2", "settled 1", "state Some(b\"\\x02\")"]);
+    }
+
+    #[test]
+    fn what_may_have_been_written_is_taken_out_again() {
+        let mut group = Group::default();
+        [taken(1), taken(2)].into_iter().for_each(|change| group.add(change));
+        group.set_attempted();
+        [settled(1), taken(3), taken(4), settled(4)].into_iter().for_each(|change| group.add(change));
+        assert_eq!(text(group.changes()), ["taken 2", "settled 1", "taken 3"]);
+        assert_eq!(group.taken("one", 2).map(|taken| taken.seq).collect::<Vec<_>>(), [3]);
+        group.forget_attempted();
+        assert_eq!(text(group.changes()), ["settled 1", "taken 3"]);
+        assert!(group.is_urgent());
+    }
+
+    #[test]
+    fn a_group_that_waits_for_a_full_disk_does_not_grow_by_what_is_replaced() {
+        let mut group = Group::default();
+        group.add(taken(1));
+        group.set_logged();
+        for value in 0..100_000u32 {
+            group.add(state(value as u8));
+        }
+        assert!(group.len() < 2 * MANY, "{}", group.len());
+        assert_eq!(text(group.changes()).len(), 2);
+        assert_eq!(text(group.new_changes().unwrap()).len(), 1);
+        group.add(settled(1));
+        assert_eq!(text(group.new_changes().unwrap()).len(), 2);
     }
 
     #[test]

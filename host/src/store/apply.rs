@@ -7,6 +7,7 @@ use redb::{CursorError, ReadableTable, Table, WriteTransaction};
 use super::{
     AT_BROKER, Change, DEAD, INBOX, INSTALLED, Inbox, Last, META, OUTBOX, PROBATION, QUARANTINE, Record, SESSION,
     SNAPSHOT, STATE, SUBSCRIPTIONS, Written, cost,
+    log::Mark,
     record::{self, Kind, Label},
 };
 use crate::{
@@ -46,6 +47,7 @@ pub(super) fn apply<'a>(
     inboxes: &mut HashMap<Arc<str>, Inbox>,
     bytes: &mut u64,
     last: &mut Last,
+    mark: Mark,
 ) -> Result<Written, redb::Error> {
     let mut subscriptions = transaction.open_table(SUBSCRIPTIONS)?;
     let mut at_broker = transaction.open_table(AT_BROKER)?;
@@ -101,9 +103,17 @@ pub(super) fn apply<'a>(
     tables.settle(&settled)?;
     let Tables { written, last, .. } = tables;
     let mut meta = transaction.open_table(META)?;
-    let numbers = [("last seq", last.seq), ("last number", last.number), ("log", last.group)];
+    let numbers = [
+        ("last seq", last.seq),
+        ("last number", last.number),
+        ("log", last.group),
+        ("write", last.write),
+        ("log reach", mark.reach),
+    ];
+    let generation = mark.generation.map(|generation| ("log generation", generation));
     // What arrived up to there did so in an earlier session.
-    for (key, number) in numbers.into_iter().chain(session.map(|number| (SESSION, number))) {
+    let session = session.map(|number| (SESSION, number));
+    for (key, number) in numbers.into_iter().chain(generation).chain(session) {
         meta.insert(key, number.to_le_bytes().as_slice())?;
     }
     note(&mut meta, &now)?;

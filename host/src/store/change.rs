@@ -46,14 +46,6 @@ pub struct Restored {
     pub trusted: Option<SystemTime>,
 }
 
-impl Restored {
-    /// How many messages there are, but for dead letters.
-    pub(super) fn messages(&self) -> usize {
-        let waiting = self.outbox.iter().chain(&self.inbox).map(|waiting| waiting.messages as usize);
-        waiting.sum::<usize>() + self.quarantined.len()
-    }
-}
-
 /// Messages of one plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
@@ -429,6 +421,47 @@ impl Change {
     /// put into an inbox, and whether that is full is known by the database alone.
     pub(crate) fn is_for_log(&self) -> bool {
         matches!(self, Self::Taken { .. } | Self::Settled { .. } | Self::Handled { .. } | Self::State { .. })
+    }
+
+    /// Bytes of what it puts in; 0: nothing.
+    pub(super) fn added(&self) -> usize {
+        match self {
+            Self::Taken { record, .. } | Self::Quarantined { record, .. } => record.message.cost(),
+            Self::Arrived { message, .. } | Self::OnProbation { message, .. } | Self::Dead { message, .. } => {
+                message.cost()
+            }
+            Self::State { key, value: Some(value), .. } => 1 + key.len() + value.len(),
+            _ => 0,
+        }
+    }
+
+    /// It takes a message out.
+    pub(super) fn removes(&self) -> bool {
+        matches!(
+            self,
+            Self::Settled { .. }
+                | Self::Handled { .. }
+                | Self::NotKept { .. }
+                | Self::Passed { .. }
+                | Self::Buried { .. }
+                | Self::Released { .. }
+        )
+    }
+
+    /// The message of the outbox that it takes out.
+    pub(super) fn settles(&self) -> Option<(&str, u64)> {
+        match self {
+            Self::Settled { owner, seq } => Some((owner, *seq)),
+            _ => None,
+        }
+    }
+
+    /// The message of the outbox that it puts in.
+    pub(super) fn takes(&self) -> Option<(&str, u64)> {
+        match self {
+            Self::Taken { owner, seq, .. } => Some((owner, *seq)),
+            _ => None,
+        }
     }
 
     /// It puts a message in that is newer than these.

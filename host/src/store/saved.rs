@@ -14,86 +14,91 @@ use crate::{clock::Age, clock::Stamp, store::Arrived, topic::TopicFilter};
 impl Store {
     /// What is kept of a plugin besides its messages.
     pub fn saved(&mut self, plugin: &str) -> Result<Saved, StoreError> {
-        let read = self.connect()?.begin_read().map_err(redb::Error::from)?;
-        let values = |table: TableDefinition<'_, (&'static str, &'static str), &'static [u8]>| {
-            let mut entries = Entries::new();
-            for row in read.open_table(table)?.range((plugin, "")..)? {
+        self.read(|database| {
+            let read = database.begin_read()?;
+            let values = |table: TableDefinition<'_, (&'static str, &'static str), &'static [u8]>| {
+                let mut entries = Entries::new();
+                for row in read.open_table(table)?.range((plugin, "")..)? {
+                    let (key, value) = row?;
+                    if key.value().0 != plugin {
+                        break;
+                    }
+                    entries.insert(key.value().1.into(), Bytes::copy_from_slice(value.value()));
+                }
+                Ok::<_, redb::Error>(entries)
+            };
+            let (state, snapshot) = (values(STATE)?, values(SNAPSHOT)?);
+            let mut subscriptions = Vec::new();
+            let table = read.open_table(SUBSCRIPTIONS)?;
+            for row in table.range((plugin, "")..)? {
                 let (key, value) = row?;
-                if key.value().0 != plugin {
+                let ((owner, filter), (at_least_once, _)) = (key.value(), value.value());
+                if owner != plugin {
                     break;
                 }
-                entries.insert(key.value().1.into(), Bytes::copy_from_slice(value.value()));
+                let filter = TopicFilter::parse(filter.to_owned()).ok();
+                subscriptions.extend(filter.map(|filter| (filter, qos(at_least_once))));
             }
-            Ok::<_, redb::Error>(entries)
-        };
-        let (state, snapshot) = (values(STATE)?, values(SNAPSHOT)?);
-        let mut subscriptions = Vec::new();
-        let table = read.open_table(SUBSCRIPTIONS).map_err(redb::Error::from)?;
-        for row in table.range((plugin, "")..).map_err(redb::Error::from)? {
-            let (key, value) = row.map_err(redb::Error::from)?;
-            let ((owner, filter), (at_least_once, _)) = (key.value(), value.value());
-            if owner != plugin {
-                break;
-            }
-            let filter = TopicFilter::parse(filter.to_owned()).ok();
-            subscriptions.extend(filter.map(|filter| (filter, qos(at_least_once))));
-        }
-        let installed = read.open_table(INSTALLED).map_err(redb::Error::from)?;
-        let installed = installed.get(plugin).map_err(redb::Error::from)?;
-        let installed = installed.and_then(|value| Installed::decode(value.value()));
-        let probation = read.open_table(PROBATION).map_err(redb::Error::from)?;
-        let kept = probation.range((plugin, 0)..=(plugin, u64::MAX)).map_err(redb::Error::from)?;
-        let kept =
-            page(kept, usize::MAX, |body, message, _| Arrived { number: body.place, message, redelivered: true });
-        let kept = kept?;
-        Ok(Saved { installed, state, snapshot, kept: kept.items, subscriptions })
+            let installed = read.open_table(INSTALLED)?;
+            let installed = installed.get(plugin)?;
+            let installed = installed.and_then(|value| Installed::decode(value.value()));
+            let probation = read.open_table(PROBATION)?;
+            let kept = probation.range((plugin, 0)..=(plugin, u64::MAX))?;
+            let kept =
+                page(kept, usize::MAX, |body, message, _| Arrived { number: body.place, message, redelivered: true })?;
+            Ok(Saved { installed, state, snapshot, kept: kept.items, subscriptions })
+        })
     }
 
     /// Dead letters: of one plugin, or of all; the oldest first.
     pub fn dead_letters(&mut self, plugin: Option<&str>) -> Result<Vec<DeadLetter>, StoreError> {
         let now = Stamp::now(self.last.as_ref());
-        let read = self.connect()?.begin_read().map_err(redb::Error::from)?;
-        let table = read.open_table(DEAD).map_err(redb::Error::from)?;
-        let mut letters = Vec::new();
-        for row in table.iter().map_err(redb::Error::from)? {
-            let (key, value) = row.map_err(redb::Error::from)?;
-            if plugin.is_some_and(|plugin| plugin != key.value().0) {
-                continue;
+        self.read(|database| {
+            let read = database.begin_read()?;
+            let table = read.open_table(DEAD)?;
+            let mut letters = Vec::new();
+            for row in table.iter()? {
+                let (key, value) = row?;
+                if plugin.is_some_and(|plugin| plugin != key.value().0) {
+                    continue;
+                }
+                let Ok((body, _)) = record::decode(value.value()) else { continue };
+                let Some(message) = body.message() else { continue };
+                letters.push(DeadLetter {
+                    plugin: body.name.into(),
+                    number: body.place,
+                    message,
+                    attempts: body.number,
+                    reason: body.reason.to_owned(),
+                    age: now.since(&body.written),
+                });
             }
-            let Ok((body, _)) = record::decode(value.value()) else { continue };
-            let Some(message) = body.message() else { continue };
-            letters.push(DeadLetter {
-                plugin: body.name.into(),
-                number: body.place,
-                message,
-                attempts: body.number,
-                reason: body.reason.to_owned(),
-                age: now.since(&body.written),
-            });
-        }
-        Ok(letters)
+            Ok(letters)
+        })
     }
 
     /// Messages in quarantine, with what they were.
     pub fn quarantined(&mut self) -> Result<Vec<(Quarantined, Taken)>, StoreError> {
         let now = Stamp::now(self.last.as_ref());
-        let read = self.connect()?.begin_read().map_err(redb::Error::from)?;
-        let table = read.open_table(QUARANTINE).map_err(redb::Error::from)?;
-        let mut quarantined = Vec::new();
-        for row in table.iter().map_err(redb::Error::from)? {
-            let (_, value) = row.map_err(redb::Error::from)?;
-            let Ok((body, _)) = record::decode(value.value()) else { continue };
-            let Some(message) = body.message() else { continue };
-            let age = Age::of(Duration::from_millis(body.age) + now.since(&body.written));
-            let about = Quarantined {
-                owner: body.name.into(),
-                seq: body.place,
-                topic: message.topic.to_string(),
-                reason: body.reason.to_owned(),
-            };
-            let (cost, record) = (message.cost(), Record { message, number: body.number, age });
-            quarantined.push((about, Taken { seq: body.place, cost, record }));
-        }
-        Ok(quarantined)
+        self.read(|database| {
+            let read = database.begin_read()?;
+            let table = read.open_table(QUARANTINE)?;
+            let mut quarantined = Vec::new();
+            for row in table.iter()? {
+                let (_, value) = row?;
+                let Ok((body, _)) = record::decode(value.value()) else { continue };
+                let Some(message) = body.message() else { continue };
+                let age = Age::of(Duration::from_millis(body.age) + now.since(&body.written));
+                let about = Quarantined {
+                    owner: body.name.into(),
+                    seq: body.place,
+                    topic: message.topic.to_string(),
+                    reason: body.reason.to_owned(),
+                };
+                let (cost, record) = (message.cost(), Record { message, number: body.number, age });
+                quarantined.push((about, Taken { seq: body.place, cost, record }));
+            }
+            Ok(quarantined)
+        })
     }
 }
