@@ -17,6 +17,7 @@ pub(crate) struct Config {
     link: BTreeMap<String, String>,
     /// Where the host keeps what has to last; of each configuration its own.
     data_dir: String,
+    is_on_disk: bool,
     rest: String,
 }
 
@@ -25,7 +26,13 @@ impl Config {
     pub(crate) fn new(folder: &Path, url: &str, rest: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let data_dir = format!("data-{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        let config = Self { folder: folder.to_owned(), link: BTreeMap::new(), data_dir, rest: rest.to_owned() };
+        let config = Self {
+            folder: folder.to_owned(),
+            link: BTreeMap::new(),
+            data_dir,
+            is_on_disk: true,
+            rest: rest.to_owned(),
+        };
         config
             .link(&format!("url = {url:?}"))
             .link("client_id = \"device\"")
@@ -46,6 +53,13 @@ impl Config {
     pub(crate) fn in_place_of(mut self, other: &Self) -> Self {
         self.link.clone_from(&other.link);
         self.data_dir.clone_from(&other.data_dir);
+        self
+    }
+
+    /// Keeps nothing: neither an outbox nor inboxes are on disk.
+    #[must_use]
+    pub(crate) fn in_memory(mut self) -> Self {
+        self.is_on_disk = false;
         self
     }
 
@@ -87,7 +101,10 @@ impl Config {
         let link: Vec<_> = self.link.values().map(String::as_str).collect();
         // Where the test has a section [host], the folder goes into it.
         let socket = self.socket();
-        let data_dir = format!("[host]\ndata_dir = {:?}\nsocket = {socket:?}\n", self.data_dir);
+        let data_dir = match self.is_on_disk {
+            true => format!("[host]\ndata_dir = {:?}\nsocket = {socket:?}\n", self.data_dir),
+            false => format!("[host]\nsocket = {socket:?}\n[outbox]\nstorage = \"memory\"\n"),
+        };
         let rest = match self.rest.split_once("[host]\n") {
             Some((before, host)) => format!("{before}{data_dir}{host}"),
             None => format!("{data_dir}{}", self.rest),

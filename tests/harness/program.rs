@@ -131,9 +131,18 @@ impl Program {
 
     /// The memory it has, in bytes.
     pub(crate) fn resident(&self) -> Result<usize> {
+        self.status("VmRSS:")
+    }
+
+    /// The most it had, in bytes.
+    pub(crate) fn peak(&self) -> Result<usize> {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, key: &str) -> Result<usize> {
         let id = self.child.id().context("it has ended already")?;
         let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).with_context(|| key.to_owned())?;
         Ok(line.trim().trim_end_matches(" kB").parse::<usize>()? * 1024)
     }
 
