@@ -45,7 +45,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
 };
 use tokio_tungstenite::tungstenite::http::HeaderMap;
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, error_span};
 
 pub(crate) use self::tls::{certificates, identity, private_key, roots};
 pub use self::{
@@ -289,7 +289,7 @@ impl Link {
         // After each turn of somebody else the link's task is next, if it has anything to do.
         let runtime = Builder::new_current_thread().enable_all().event_interval(1).build()?;
         let handle = runtime.handle().clone();
-        let span = info_span!("link", name = %settings.label);
+        let span = error_span!(target: crate::log::SPANS, "link", name = %settings.label);
         let (rules_of, beyond) = (rules.clone(), Arc::new(AtomicUsize::new(0)));
         let beyond_of = beyond.clone();
         let ends =

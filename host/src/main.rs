@@ -5,9 +5,12 @@ mod commands;
 mod exit;
 mod signals;
 
-use std::{process::ExitCode, str::FromStr};
+use std::{process::ExitCode, str::FromStr, time::Duration};
 
-use alphorn::recent::Recent;
+use alphorn::{
+    log::{self, Log, Stderr},
+    recent::Recent,
+};
 use clap::Parser;
 use cli::{Cli, Command};
 use exit::Failure;
@@ -20,6 +23,15 @@ use tracing_subscriber::{
 fn main() -> ExitCode {
     end_with_a_panic();
     return_large_memory();
+    let code = run();
+    Stderr::of_process().flush(LAST_LINES);
+    code
+}
+
+/// How long the last lines may take to whoever reads them.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
+fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -84,6 +96,8 @@ fn main() -> ExitCode {
 fn end_with_a_panic() {
     let say = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
+        // What was said before comes before it.
+        Stderr::of_process().flush(LAST_LINES);
         say(panic);
         std::process::abort();
     }));
@@ -119,12 +133,11 @@ fn log_to_stderr(cli: &Cli, recent: Recent) {
     };
     // These would write out each frame, the one with the password included.
     let quiet = ["tungstenite", "tokio_tungstenite"].map(|target| (target, LevelFilter::INFO));
-    let filter = filter.with_targets(quiet);
+    // Whose a line is, it says at each level.
+    let filter = filter.with_targets(quiet).with_target(log::SPANS, LevelFilter::ERROR);
     let colour = commands::colour(&std::io::stderr());
-    // The one without colours first: both share what it makes of the spans.
-    let kept = tracing_subscriber::fmt::layer().with_target(false).with_ansi(false).with_writer(recent);
-    let shown = tracing_subscriber::fmt::layer().with_target(false).with_ansi(colour).with_writer(std::io::stderr);
-    tracing_subscriber::registry().with(filter).with(kept).with(shown).init();
+    let log = Log::new(recent, Stderr::of_process(), colour);
+    tracing_subscriber::registry().with(filter).with(log).init();
     if let Some(error) = wrong {
         tracing::warn!(
             "RUST_LOG is not understood ({error}): it is a level, or levels like `info,alphorn::link=debug`"

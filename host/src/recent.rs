@@ -2,13 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    io::{self, Write},
-    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::broadcast;
-use tracing_subscriber::fmt::MakeWriter;
 
 /// Lines kept.
 const LINES: usize = 1000;
@@ -23,20 +20,33 @@ const BEHIND: usize = 256;
 #[derive(Debug, Clone)]
 pub struct Recent {
     lines: Arc<Mutex<Kept>>,
-    to_come: broadcast::Sender<Arc<str>>,
+    to_come: broadcast::Sender<Line>,
+}
+
+/// A line of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// Whose it is, if it is a plugin's.
+    plugin: Option<Arc<str>>,
+    text: Arc<str>,
 }
 
 #[derive(Debug, Default)]
 struct Kept {
-    lines: VecDeque<Arc<str>>,
+    lines: VecDeque<Line>,
     bytes: usize,
 }
 
-/// One line being written.
-#[derive(Debug)]
-pub struct LineWriter<'a> {
-    recent: &'a Recent,
-    line: Vec<u8>,
+impl Line {
+    /// As it was logged.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether it is of this plugin; any is of `None`. What it says does not count.
+    pub fn is_of(&self, plugin: Option<&str>) -> bool {
+        plugin.is_none_or(|plugin| self.plugin.as_deref() == Some(plugin))
+    }
 }
 
 impl Recent {
@@ -46,19 +56,20 @@ impl Recent {
     }
 
     /// The lines so far, and those to come.
-    pub fn look(&self) -> (Vec<Arc<str>>, broadcast::Receiver<Arc<str>>) {
+    pub fn look(&self) -> (Vec<Line>, broadcast::Receiver<Line>) {
         let kept = self.kept();
         (kept.lines.iter().cloned().collect(), self.to_come.subscribe())
     }
 
-    fn take(&self, line: &str) {
-        let line: Arc<str> = line.into();
+    /// Takes the next line.
+    pub fn take(&self, plugin: Option<Arc<str>>, text: &str) {
+        let line = Line { plugin, text: text.into() };
         let mut kept = self.kept();
-        kept.bytes += line.len();
+        kept.bytes += text.len();
         kept.lines.push_back(line.clone());
         while kept.lines.len() > LINES || kept.bytes > BYTES {
             let Some(oldest) = kept.lines.pop_front() else { break };
-            kept.bytes -= oldest.len();
+            kept.bytes -= oldest.text.len();
         }
         // Nobody may be listening.
         let _ = self.to_come.send(line);
@@ -75,32 +86,6 @@ impl Default for Recent {
     }
 }
 
-impl<'a> MakeWriter<'a> for Recent {
-    type Writer = LineWriter<'a>;
-
-    fn make_writer(&'a self) -> Self::Writer {
-        LineWriter { recent: self, line: Vec::new() }
-    }
-}
-
-impl Write for LineWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.line.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Drop for LineWriter<'_> {
-    fn drop(&mut self) {
-        let line = mem::take(&mut self.line);
-        self.recent.take(String::from_utf8_lossy(&line).trim_end());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,13 +94,21 @@ mod tests {
     fn the_last_lines_are_kept_and_the_next_are_told() {
         let recent = Recent::new();
         for number in 0..=LINES {
-            writeln!(recent.make_writer(), "line {number}").unwrap();
+            recent.take(None, &format!("line {number}"));
         }
         let (lines, mut to_come) = recent.look();
-        assert_eq!((lines.len(), &*lines[0]), (LINES, "line 1"));
-        recent.take("one more");
-        assert_eq!(&*to_come.try_recv().unwrap(), "one more");
-        recent.take(&"x".repeat(BYTES));
+        assert_eq!((lines.len(), lines[0].text()), (LINES, "line 1"));
+        recent.take(None, "one more");
+        assert_eq!(to_come.try_recv().unwrap().text(), "one more");
+        recent.take(None, &"x".repeat(BYTES));
         assert_eq!(recent.look().0.len(), 1, "bounded by bytes, too");
+    }
+
+    #[test]
+    fn a_line_is_whose_it_is_and_not_whose_it_says() {
+        let line = Line { plugin: Some("villain".into()), text: "INFO plugin{name=innocent}: hello".into() };
+        assert!(line.is_of(Some("villain")) && line.is_of(None));
+        assert!(!line.is_of(Some("innocent")));
+        assert!(!Line { plugin: None, ..line }.is_of(Some("innocent")));
     }
 }

@@ -1,5 +1,8 @@
 //! SIGINT and SIGTERM: the first ends in good order, the second at once.
 
+use std::time::Duration;
+
+use alphorn::log::Stderr;
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -35,6 +38,7 @@ impl Ending {
             () = work => {}
             signal = self.next() => {
                 tracing::warn!("{signal} again: ending at once");
+                Stderr::of_process().flush(Duration::from_secs(1));
                 std::process::exit(130);
             }
         }

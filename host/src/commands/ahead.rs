@@ -116,8 +116,8 @@ fn report(output: &Path, about: &About, target: &str, as_json: bool) -> Result<(
     let compiled = native::inspect(output).ok().flatten().context("what was written is no compiled component")?;
     let bytes = fs::metadata(output).map_or(0, |metadata| metadata.len());
     let signed = compiled.seal.as_ref();
-    let text = if as_json {
-        json!({
+    if as_json {
+        let report = json!({
             "path": output,
             "bytes": bytes,
             "target": target,
@@ -126,20 +126,20 @@ fn report(output: &Path, about: &About, target: &str, as_json: bool) -> Result<(
             "component": { "path": about.path, "bytes": about.size, "sha256": about.digest },
             "imports": about.imports,
             "exports": about.exports,
-        })
-        .to_string()
-    } else {
-        format!(
-            "{}\n  bytes      {bytes}\n  component  {}, {} bytes, sha256 {}\n  target     {target}\n  \
-             wasmtime   {}\n  signed     {}",
-            output.display(),
-            about.path.display(),
-            about.size,
-            about.digest,
-            compiled.heading.wasmtime,
-            signed.map_or_else(|| "no".to_owned(), ToString::to_string),
-        )
-    };
+        });
+        print::json(&report).context("stdout is closed")?;
+        return Ok(());
+    }
+    let text = format!(
+        "{}\n  bytes      {bytes}\n  component  {}, {} bytes, sha256 {}\n  target     {target}\n  \
+         wasmtime   {}\n  signed     {}",
+        output.display(),
+        about.path.display(),
+        about.size,
+        about.digest,
+        compiled.heading.wasmtime,
+        signed.map_or_else(|| "no".to_owned(), ToString::to_string),
+    );
     print::line(&text).context("stdout is closed")?;
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use alphorn::{
     config::{Config, Overrides},
+    escape::shown,
     link::WhenFull,
     plugin::{
         compile::CompileLimits,
@@ -68,7 +69,7 @@ fn trusted(args: &CheckArgs) -> Result<TrustedKeys, Failure> {
 pub(super) fn report(about: &About, as_json: bool) -> Result<(), Failure> {
     let native = about.native.as_ref();
     let remark = about.kind.remark();
-    let text = if as_json {
+    if as_json {
         let mut report = json!({
             "path": about.path,
             "kind": about.kind.name(),
@@ -82,21 +83,21 @@ pub(super) fn report(about: &About, as_json: bool) -> Result<(), Failure> {
         if let (Some(report), Some(native)) = (report.as_object_mut(), native) {
             report.insert("compiled".to_owned(), compiled(native, true));
         }
-        report.to_string()
-    } else {
-        format!(
-            "{}\n  kind     {}{}\n  bytes    {}\n  sha256   {}\n  imports  {}\n  exports  {}{}{}",
-            about.path.display(),
-            about.kind,
-            remark.map(|remark| format!("\n           {remark}")).unwrap_or_default(),
-            about.size,
-            about.digest,
-            about.imports.join("\n           "),
-            about.exports.join("\n           "),
-            about.footprint.map(|it| instances(&it)).unwrap_or_default(),
-            native.map(|native| lines(native, "which is trusted")).unwrap_or_default(),
-        )
-    };
+        print::json(&report).context("stdout is closed")?;
+        return Ok(());
+    }
+    let text = format!(
+        "{}\n  kind     {}{}\n  bytes    {}\n  sha256   {}\n  imports  {}\n  exports  {}{}{}",
+        shown(&about.path.to_string_lossy()),
+        about.kind,
+        remark.map(|remark| format!("\n           {remark}")).unwrap_or_default(),
+        about.size,
+        about.digest,
+        about.imports.join("\n           "),
+        about.exports.join("\n           "),
+        about.footprint.map(|it| instances(&it)).unwrap_or_default(),
+        native.map(|native| lines(native, "which is trusted")).unwrap_or_default(),
+    );
     print::line(&text).context("stdout is closed")?;
     Ok(())
 }
@@ -108,12 +109,11 @@ fn instances(footprint: &Footprint) -> String {
 
 /// What a compiled component that is not looked into says of itself.
 fn refused(path: &Path, native: &Native, as_json: bool) -> Result<(), Failure> {
-    let text = if as_json {
-        json!({ "path": path, "compiled": compiled(native, false) }).to_string()
-    } else {
-        format!("{}{}", path.display(), lines(native, "not verified"))
+    let printed = match as_json {
+        true => print::json(&json!({ "path": path, "compiled": compiled(native, false) })),
+        false => print::line(&format!("{}{}", shown(&path.to_string_lossy()), lines(native, "not verified"))),
     };
-    print::line(&text).context("stdout is closed")?;
+    printed.context("stdout is closed")?;
     Ok(())
 }
 
@@ -128,6 +128,9 @@ fn compiled(native: &Native, is_trusted: bool) -> serde_json::Value {
 }
 
 fn lines(native: &Native, remark: &str) -> String {
-    let signed = native.seal.as_ref().map_or_else(|| "by nobody".to_owned(), |seal| format!("{seal} ({remark})"));
+    let signed = native
+        .seal
+        .as_ref()
+        .map_or_else(|| "by nobody".to_owned(), |seal| format!("{} ({remark})", shown(&seal.to_string())));
     format!("\n  target   {}\n  wasmtime {}\n  signed   {signed}", native.heading.target, native.heading.wasmtime)
 }

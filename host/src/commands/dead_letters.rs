@@ -32,24 +32,24 @@ async fn list(args: DeadLettersArgs) -> Result<(), Failure> {
     let answer = ask(&args.host, &Request::DeadLetters { name: args.name }).await?;
     let Answer::Letters { mut letters } = answer else { return Err(unexpected()) };
     letters.retain(|letter| args.number.is_none_or(|number| letter.number == number));
-    let text = if args.json {
-        serde_json::to_string(&letters).context("JSON")?
-    } else {
-        print::table(
-            &["PLUGIN", "NUMBER", "TOPIC", "BYTES", "ATTEMPTS", "AGE", "REASON"],
-            letters.into_iter().map(|letter| {
-                vec![
-                    letter.plugin,
-                    letter.number.to_string(),
-                    letter.topic,
-                    letter.bytes.to_string(),
-                    letter.attempts.to_string(),
-                    time(letter.age_ms),
-                    letter.reason,
-                ]
-            }),
-        )
-    };
+    if args.json {
+        print::json(&letters).context("stdout is closed")?;
+        return Ok(());
+    }
+    let text = print::table(
+        &["PLUGIN", "NUMBER", "TOPIC", "BYTES", "ATTEMPTS", "AGE", "REASON"],
+        letters.into_iter().map(|letter| {
+            vec![
+                letter.plugin,
+                letter.number.to_string(),
+                letter.topic,
+                letter.bytes.to_string(),
+                letter.attempts.to_string(),
+                time(letter.age_ms),
+                letter.reason,
+            ]
+        }),
+    );
     print::line(&text).context("stdout is closed")?;
     Ok(())
 }

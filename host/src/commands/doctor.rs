@@ -24,11 +24,12 @@ pub(crate) async fn doctor(args: DoctorArgs) -> Result<(), Failure> {
         Config::without_file(&Overrides::default())
     };
     let report = doctor::examine(config, &options).await;
-    let text = match args.json {
-        true => report.json().to_string(),
-        false => report.table(super::colour(&std::io::stdout())),
+    let printed = match args.json {
+        true => print::json(&report.json()),
+        // It has escaped what is a stranger's, and holds colours.
+        false => print::composed(report.table(super::colour(&std::io::stdout())).trim_end()),
     };
-    print::line(text.trim_end()).context("stdout is closed")?;
+    printed.context("stdout is closed")?;
     match report.fault() {
         None => Ok(()),
         Some(Fault::Configuration) => Err(Failure::said(exit::CONFIG)),

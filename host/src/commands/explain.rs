@@ -6,6 +6,7 @@ use alphorn::{
         self,
         protocol::{Action, Answer, Request},
     },
+    escape::shown,
 };
 use anyhow::{Context, anyhow};
 
@@ -40,6 +41,6 @@ pub(crate) async fn explain(args: ExplainArgs) -> Result<(), Failure> {
         }
     };
     let Answer::Explained { allowed, why } = checked(answer)? else { return Err(unexpected()) };
-    print::line(&format!("{}: {why}", if allowed { "yes" } else { "no" })).context("stdout is closed")?;
+    print::line(&format!("{}: {}", if allowed { "yes" } else { "no" }, shown(&why))).context("stdout is closed")?;
     if allowed { Ok(()) } else { Err(Failure::said(exit::NO_PERMISSION)) }
 }

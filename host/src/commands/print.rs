@@ -1,11 +1,16 @@
-//! Messages and results on stdout.
+//! Messages and results on stdout. Whatever comes from outside is made visible here.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
-use alphorn::message::Message;
+use alphorn::{
+    escape::{shown, shown_json, shown_lines},
+    message::Message,
+};
+use serde::Serialize;
 use serde_json::json;
 
-/// `topic payload`, or one JSON object. A payload that is not text is shown in hexadecimal.
+/// `topic payload`, or one JSON object. A payload that is not text is shown in hexadecimal. A terminal
+/// gets a line that does not steer it; a file or a program gets the payload as it is.
 pub(super) fn message(message: &Message, as_json: bool) -> io::Result<()> {
     let text = std::str::from_utf8(&message.payload).ok();
     if as_json {
@@ -19,16 +24,29 @@ pub(super) fn message(message: &Message, as_json: bool) -> io::Result<()> {
             "retain": message.retain,
             key: payload,
         });
-        return line(&object.to_string());
+        return self::json(&object);
     }
+    let topic = shown(message.topic.as_str());
     match text {
-        Some(text) => line(&format!("{} {text}", message.topic)),
-        None => line(&format!("{} 0x{}", message.topic, hexadecimal(&message.payload))),
+        Some(text) if io::stdout().is_terminal() => composed(&format!("{topic} {}", shown(text))),
+        Some(text) => composed(&format!("{topic} {text}")),
+        None => composed(&format!("{topic} 0x{}", hexadecimal(&message.payload))),
     }
 }
 
-/// One line, at once: whoever reads it through a pipe waits for it.
+/// One line, or several that are our own.
 pub(super) fn line(text: &str) -> io::Result<()> {
+    composed(&shown_lines(text))
+}
+
+/// One JSON value.
+pub(super) fn json(value: &impl Serialize) -> io::Result<()> {
+    composed(&shown_json(&serde_json::to_string(value)?))
+}
+
+/// What holds colours, or is what somebody sent: nothing in it is escaped any more. At once, since
+/// whoever reads it through a pipe waits for it.
+pub(super) fn composed(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{text}")?;
     out.flush()
@@ -41,6 +59,7 @@ fn hexadecimal(bytes: &[u8]) -> String {
 /// A plain table, its columns as wide as they have to be.
 pub(super) fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut table = comfy_table::Table::new();
+    let rows = rows.map(|row| row.iter().map(|cell| shown(cell).into_owned()).collect::<Vec<_>>());
     table.load_preset(comfy_table::presets::NOTHING).set_header(head.to_vec()).add_rows(rows);
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));

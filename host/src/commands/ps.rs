@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use alphorn::control::protocol::{Answer, PluginRow, Request, Status};
+use alphorn::{
+    control::protocol::{Answer, PluginRow, Request, Status},
+    escape::{shown, shown_lines},
+};
 use anyhow::Context;
 use bytesize::ByteSize;
 
@@ -18,12 +21,11 @@ use crate::{
 
 pub(crate) async fn ps(args: PsArgs) -> Result<(), Failure> {
     let Answer::Status(status) = ask(&args.host, &Request::Ps).await? else { return Err(unexpected()) };
-    let text = if args.json {
-        serde_json::to_string(&status).context("JSON")?
-    } else {
-        format!("{}\n{}", headline(&status), table(&status))
+    let printed = match args.json {
+        true => print::json(&status),
+        false => print::line(&format!("{}\n{}", headline(&status), table(&status))),
     };
-    print::line(&text).context("stdout is closed")?;
+    printed.context("stdout is closed")?;
     Ok(())
 }
 
@@ -35,8 +37,8 @@ pub(crate) async fn top(args: TopArgs) -> Result<(), Failure> {
         // Each time anew: who is silent for long makes room for others.
         let Answer::Status(status) = ask(&args.host, &Request::Ps).await? else { return Err(unexpected()) };
         let clear = if super::colour(&std::io::stdout()) { "\x1b[H\x1b[2J" } else { "" };
-        let text = format!("{clear}{}\n{}", headline(&status), rates(&status, &before, args.every));
-        print::line(&text).context("stdout is closed")?;
+        let text = format!("{}\n{}", headline(&status), rates(&status, &before, args.every));
+        print::composed(&format!("{clear}{}", shown_lines(&text))).context("stdout is closed")?;
         before = status.plugins.into_iter().map(|row| (row.name.clone(), row)).collect();
         left = left.map(|left| left - 1);
         if left != Some(0) {
@@ -51,7 +53,7 @@ pub(crate) async fn top(args: TopArgs) -> Result<(), Failure> {
 
 fn headline(status: &Status) -> String {
     let since = time(status.link_since_ms);
-    format!("alphorn {}, {}: link {} for {since}", status.version, status.client_id, status.link)
+    format!("alphorn {}, {}: link {} for {since}", status.version, shown(&status.client_id), shown(&status.link))
 }
 
 fn table(status: &Status) -> String {

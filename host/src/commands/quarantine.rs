@@ -29,16 +29,16 @@ async fn list(args: QuarantineArgs) -> Result<(), Failure> {
     let answer = ask(&args.host, &Request::Quarantine).await?;
     let Answer::Quarantined { mut messages } = answer else { return Err(unexpected()) };
     messages.retain(|message| args.name.as_ref().is_none_or(|name| message.plugin == *name));
-    let text = if args.json {
-        serde_json::to_string(&messages).context("JSON")?
-    } else {
-        print::table(
-            &["PLUGIN", "NUMBER", "TOPIC", "REASON"],
-            messages
-                .into_iter()
-                .map(|message| vec![message.plugin, message.number.to_string(), message.topic, message.reason]),
-        )
-    };
+    if args.json {
+        print::json(&messages).context("stdout is closed")?;
+        return Ok(());
+    }
+    let text = print::table(
+        &["PLUGIN", "NUMBER", "TOPIC", "REASON"],
+        messages
+            .into_iter()
+            .map(|message| vec![message.plugin, message.number.to_string(), message.topic, message.reason]),
+    );
     print::line(&text).context("stdout is closed")?;
     Ok(())
 }

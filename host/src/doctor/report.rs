@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
+use crate::escape::shown;
+
 /// All checks, in the order in which a connection meets what they are about.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
@@ -191,7 +193,7 @@ impl Report {
         let mut out = String::new();
         let mut line = |status: &str, code: u8, name: &str, text: &str| {
             let padding = " ".repeat(STATUS_WIDTH.saturating_sub(status.len()));
-            let line = format!("{}{padding}{name:width$}{}", paint(code, status), plain(text));
+            let line = format!("{}{padding}{name:width$}{}", paint(code, status), shown(text));
             // Writing to a string does not fail.
             let _ = writeln!(out, "{}", line.trim_end());
         };
@@ -232,15 +234,6 @@ impl Report {
         let _ = writeln!(out, "\n{}", paint(code, &sum));
         out
     }
-}
-
-/// Names in certificates and words of a broker are a stranger's: they must not steer a terminal.
-fn plain(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_control() { out.extend(character.escape_default()) } else { out.push(character) }
-    }
-    out
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, error_span};
 
 use super::{
     bindings::exports::alphorn::plugin::guest::StopReason,
@@ -20,6 +20,7 @@ use crate::{
     config::PluginConfig,
     grants::Grants,
     link::{Link, WhenFull},
+    log,
 };
 
 /// A running plugin, as the host sees it.
@@ -153,7 +154,7 @@ impl PluginHandle {
         let beside = surroundings.link.runtime().clone();
         let task = Task::new(name, config, surroundings, inbox, unwanted.clone(), sender, counters.clone());
         // A spawned task does not inherit a span.
-        tokio::spawn(place::run(task.run(), beside).instrument(info_span!("plugin", %name)));
+        tokio::spawn(place::run(task.run(), beside).instrument(error_span!(target: log::SPANS, "plugin", %name)));
         Self { requests, unwanted, standing, counters }
     }
 
