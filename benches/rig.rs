@@ -289,5 +289,6 @@ pub(crate) fn unlimited() -> ClientOptions {
         mailbox_messages: usize::MAX,
         mailbox_bytes: usize::MAX / 2,
         tracked: false,
+        words: alphorn::allowance::Allowance::unlimited(),
     }
 }

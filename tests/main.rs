@@ -45,3 +45,4 @@ mod swap;
 mod tls;
 mod wasi;
 mod websocket;
+mod words;

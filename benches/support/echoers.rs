@@ -101,6 +101,7 @@ impl Echoing {
             mailbox_messages: 256,
             mailbox_bytes: 1024 * 1024,
             tracked: false,
+            words: alphorn::allowance::Allowance::unlimited(),
         });
         client.subscribe(TopicFilter::parse("test/ping")?, Qos::AtLeastOnce);
         link.open();

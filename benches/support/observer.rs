@@ -72,5 +72,6 @@ pub(crate) fn unlimited() -> ClientOptions {
         mailbox_messages: usize::MAX,
         mailbox_bytes: usize::MAX / 2,
         tracked: true,
+        words: alphorn::allowance::Allowance::unlimited(),
     }
 }

@@ -187,6 +187,7 @@ impl Job {
             mailbox_messages: 1,
             mailbox_bytes: 0,
             tracked: false,
+            words: alphorn::allowance::Allowance::unlimited(),
         });
         link.open();
         link.status().wait_for(|status| status.connection().is_some()).await?;

@@ -361,14 +361,26 @@ pub(crate) enum Settle {
     Drop,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LettersAction {
+    /// List them.
+    List,
+    /// Show one, and its payload.
+    Show,
+    /// Try them once more.
+    Retry,
+    /// Throw them away.
+    Drop,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct DeadLettersArgs {
     /// What to do with them.
     #[arg(default_value = "list")]
-    pub(crate) action: Settle,
-    /// Of this plugin only; `retry` and `drop` need it.
+    pub(crate) action: LettersAction,
+    /// Of this plugin only; `show`, `retry` and `drop` need it.
     pub(crate) name: Option<String>,
-    /// This one only.
+    /// This one only; `show` needs it where there are several.
     pub(crate) number: Option<u64>,
     #[command(flatten)]
     pub(crate) host: HostArgs,

@@ -3,6 +3,7 @@
 //! The program is a thin layer over this library; `ARCHITECTURE.md` shows how the parts
 //! fit together.
 
+pub mod allowance;
 #[cfg(feature = "tooling")]
 pub mod builder;
 pub mod clock;

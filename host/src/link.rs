@@ -55,7 +55,7 @@ pub use self::{
     },
     codec::{ConnAck, NOT_AUTHORIZED, Refusal, Secret, Version},
     connect::{Observer, ProxyRefusal, Stage, Step, TlsInfo, UpgradeRefusal},
-    error::LinkError,
+    error::{LinkError, Tried},
     profile::{Breach, Profile},
     proxy::{Proxy, ProxyUrlError},
     tls::{TlsError, TlsFailure, TlsPart, TlsSettings, client_config, provider},
@@ -66,6 +66,7 @@ use self::{
     rules::Rules,
 };
 use crate::{
+    allowance::Allowance,
     journal::{self, Journal, JournalSettings},
     message::Qos,
     outbox::{Entry, Room, Share},
@@ -169,6 +170,8 @@ pub struct LinkStatus {
     pub state: LinkState,
     /// Since when.
     pub since: Instant,
+    /// What is wrong with the disk, if anything.
+    pub trouble: Option<Arc<str>>,
 }
 
 /// Up or down.
@@ -242,6 +245,9 @@ struct Attached {
     held: Arc<Held>,
     inbox_bytes: usize,
     tracked: bool,
+    /// What it is called, also where nothing is kept of it.
+    label: Option<Arc<str>>,
+    words: Allowance,
 }
 
 /// How far the life of the link is.
@@ -265,7 +271,7 @@ impl Link {
         let room = Room::new(settings.outbox_bytes, Arc::clone(&disk_full));
         let rules = Arc::new(Rules::new(settings.profile, settings.max_payload));
         let (commands, inbox) = mpsc::unbounded_channel();
-        let (status_sender, status) = watch::channel(LinkStatus { state: LinkState::Starting, since: Instant::now() });
+        let (status_sender, status) = watch::channel(LinkStatus::new());
         let (phase, phases) = watch::channel(Phase::Waiting);
         let (mut names, mut commit) = (HashMap::new(), None);
         let disk = disk.map(|disk| {
@@ -346,6 +352,8 @@ impl Link {
             held: held.clone(),
             inbox_bytes: options.inbox_bytes,
             tracked: options.tracked,
+            label: options.name.clone(),
+            words: options.words.clone(),
         };
         // Fails when the link has ended; the client's own calls then say so.
         let _ = self.commands.send(Command::Attach(id, Box::new(attached)));
@@ -469,6 +477,11 @@ fn known(restored: &Restored, room: &Arc<Room>) -> HashMap<Arc<str>, Known> {
 }
 
 impl LinkStatus {
+    /// Before the first attempt.
+    fn new() -> Self {
+        Self { state: LinkState::Starting, since: Instant::now(), trouble: None }
+    }
+
     /// The number of the connection, if there is one.
     pub fn connection(&self) -> Option<u32> {
         match self.state {

@@ -1,6 +1,7 @@
 //! The connection of `pub` and `sub`: the same link settings, without plugins.
 
 use alphorn::{
+    allowance::Allowance,
     config::{Config, Overrides},
     control::places::OWN_CONFIG,
     host,
@@ -59,6 +60,7 @@ pub(super) async fn connect(args: &ClientArgs, command: &str) -> Result<CommandL
         mailbox_messages: 100_000,
         mailbox_bytes: usize::MAX,
         tracked: true,
+        words: Allowance::unlimited(),
     });
     link.open();
     let mut status = link.status();

@@ -34,6 +34,11 @@ pub(super) fn message(message: &Message, as_json: bool) -> io::Result<()> {
     }
 }
 
+/// What somebody sent, which may have lines of its own. A terminal is not steered by it.
+pub(super) fn payload(text: &str) -> io::Result<()> {
+    if io::stdout().is_terminal() { line(text) } else { composed(text) }
+}
+
 /// One line, or several that are our own.
 pub(super) fn line(text: &str) -> io::Result<()> {
     composed(&shown_lines(text))

@@ -53,7 +53,9 @@ pub(crate) async fn top(args: TopArgs) -> Result<(), Failure> {
 
 fn headline(status: &Status) -> String {
     let since = time(status.link_since_ms);
-    format!("alphorn {}, {}: link {} for {since}", status.version, shown(&status.client_id), shown(&status.link))
+    let disk = status.disk.as_deref().map(|cause| format!("\ndisk: {}", shown(cause))).unwrap_or_default();
+    let link = shown(&status.link);
+    format!("alphorn {}, {}: link {link} for {since}{disk}", status.version, shown(&status.client_id))
 }
 
 fn table(status: &Status) -> String {
@@ -81,7 +83,7 @@ fn table(status: &Status) -> String {
                 row.version.clone().unwrap_or_default(),
                 row.handled.to_string(),
                 row.dead.to_string(),
-                row.dropped.to_string(),
+                format!("{} in, {} out", row.dropped, row.lost),
                 row.faults.to_string(),
                 row.swaps.to_string(),
                 format!("{} in, {} out", row.mailbox, row.outbox),

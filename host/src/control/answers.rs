@@ -61,6 +61,13 @@ pub(super) async fn answer(host: &Host, request: Request) -> Answer {
             Ok(letters) => Answer::Letters { letters: letters.iter().map(letter).collect() },
             Err(failed) => failed,
         },
+        Request::DeadLetter { name, number } => match letters(host, Some(&name)).await {
+            Ok(letters) => match letters.iter().find(|letter| number.is_none_or(|number| letter.number == number)) {
+                Some(found) => shown(found),
+                None => counted(0, NO_LETTER),
+            },
+            Err(failed) => failed,
+        },
         Request::SettleLetters { name, number, again } => {
             let letters = match letters(host, Some(&name)).await {
                 Ok(letters) => letters,
@@ -68,7 +75,7 @@ pub(super) async fn answer(host: &Host, request: Request) -> Answer {
             };
             let is_meant = |letter: &&crate::store::DeadLetter| number.is_none_or(|number| letter.number == number);
             let count = letters.iter().filter(is_meant).map(|letter| host.link().settle_letter(letter, again)).count();
-            counted(count, "no such dead letter: `alphorn dead-letters` lists them")
+            counted(count, NO_LETTER)
         }
         Request::Quarantine => match host.link().quarantined().await.map_or(Ok(Vec::new()), |found| found) {
             Ok(messages) => Answer::Quarantined {
@@ -121,6 +128,7 @@ async fn status(host: &Host) -> Status {
             LinkState::Down { reason } => format!("down: {reason}"),
         },
         link_since_ms: milliseconds(link.since.elapsed()),
+        disk: link.trouble.as_deref().map(str::to_owned),
         plugins: host.plugins().await.into_iter().map(|(name, plugin)| row(name, plugin.report())).collect(),
     }
 }
@@ -136,6 +144,7 @@ fn row(name: String, report: Report) -> PluginRow {
         handled: report.handled,
         dead: report.dead,
         dropped: report.dropped,
+        lost: report.lost,
         faults: report.faults,
         swaps: report.swaps,
         calls: report.calls,
@@ -156,6 +165,17 @@ async fn letters(host: &Host, name: Option<&str>) -> Result<Vec<crate::store::De
             Err(Answer::Failed { kind: Failure::Unavailable, text })
         }
     }
+}
+
+const NO_LETTER: &str = "no such dead letter: `alphorn dead-letters` lists them";
+
+fn shown(found: &crate::store::DeadLetter) -> Answer {
+    let payload = &found.message.payload;
+    let (text, hexadecimal) = match std::str::from_utf8(payload) {
+        Ok(text) => (Some(text.to_owned()), None),
+        Err(_) => (None, Some(payload.iter().map(|byte| format!("{byte:02x}")).collect())),
+    };
+    Answer::Letter { letter: letter(found), payload: text, payload_hex: hexadecimal }
 }
 
 fn letter(letter: &crate::store::DeadLetter) -> Letter {

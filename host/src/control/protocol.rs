@@ -54,6 +54,13 @@ pub enum Request {
         /// Of this plugin only.
         name: Option<String>,
     },
+    /// One of them, with its payload.
+    DeadLetter {
+        /// The plugin.
+        name: String,
+        /// Which; else the oldest.
+        number: Option<u64>,
+    },
     /// Tries them again, or drops them.
     SettleLetters {
         /// The plugin.
@@ -140,6 +147,17 @@ pub enum Answer {
         /// The oldest first.
         letters: Vec<Letter>,
     },
+    /// One dead letter with its payload, which is either text or not.
+    Letter {
+        /// What is listed of it.
+        letter: Letter,
+        /// As text.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        payload: Option<String>,
+        /// In hexadecimal.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        payload_hex: Option<String>,
+    },
     /// Messages in quarantine.
     Quarantined {
         /// The oldest first.
@@ -175,6 +193,9 @@ pub struct Status {
     pub link: String,
     /// For how long, in milliseconds.
     pub link_since_ms: u64,
+    /// What is wrong with the disk, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<String>,
     /// Its plugins, by name.
     pub plugins: Vec<PluginRow>,
 }
@@ -200,6 +221,10 @@ pub struct PluginRow {
     pub dead: u64,
     /// Messages for it that found no room.
     pub dropped: u64,
+    /// Messages of it that found no room in the outbox, or that were taken and given up: refused by the
+    /// broker, expired, dropped for others.
+    #[serde(default)]
+    pub lost: u64,
     /// How often it failed.
     pub faults: u64,
     /// How often a version took over.

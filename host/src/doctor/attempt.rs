@@ -121,7 +121,8 @@ impl Attempt {
         match &self.error {
             Some(error) if self.blocker() == Some(name) => {
                 let (found, otherwise) = failed(error);
-                let remedy = error.remedy().unwrap_or(otherwise);
+                let remedy = error.remedy();
+                let remedy = remedy.as_deref().unwrap_or(otherwise);
                 Check::fail(name, Fault::Broker, found, error.cause(), remedy)
             }
             _ => Check::skip(name, self.waits()),
@@ -230,7 +231,7 @@ impl Attempt {
         let done = |connack: ConnAck, took: String| Check::ok(CONNACK, announced(&connack, view.settings, &took));
         let failed = |error: &LinkError| {
             let found = match error {
-                LinkError::Refused(_) => "refused".into(),
+                LinkError::Refused(..) => "refused".into(),
                 _ => "none".into(),
             };
             (found, "see what listens on this port; the broker's log says more")
@@ -326,7 +327,10 @@ mod tests {
     use rustls::pki_types::pem::PemObject;
 
     use super::*;
-    use crate::config::{Config, Overrides};
+    use crate::{
+        config::{Config, Overrides},
+        link::{Tried, Version},
+    };
 
     fn checks(url: &str, steps: Vec<Step>, error: LinkError) -> Vec<Check> {
         let text = format!("[link]\nurl = {url:?}\nclient_id = \"device\"");
@@ -340,6 +344,8 @@ mod tests {
         checks.iter().filter(|check| matches!(check.status, Status::Fail(_))).map(|check| check.name).collect()
     }
 
+    const TRIED: Tried = Tried { tls: true, certificate: true, login: false, version: Version::V311 };
+
     #[test]
     fn a_time_out_fails_the_check_of_its_stage_and_no_other() {
         let address: SocketAddr = ([127, 0, 0, 1], 443).into();
@@ -347,7 +353,7 @@ mod tests {
         for (during, done, name) in
             [(Stage::Name, 0, DNS), (Stage::Tcp, 1, TCP), (Stage::Tls, 2, TLS), (Stage::WebSocket, 2, WEBSOCKET)]
         {
-            let error = LinkError::TimedOut { during, limit: Duration::from_secs(1) };
+            let error = LinkError::TimedOut { during, limit: Duration::from_secs(1), tried: TRIED };
             let checks = checks("wss://a.example", steps[..done].to_vec(), error);
             assert_eq!(failed(&checks), [name]);
             let later = checks.iter().skip_while(|check| check.name != name).skip(1);
@@ -360,7 +366,7 @@ mod tests {
     fn an_id_that_the_policy_may_not_know_is_part_of_the_remedy() {
         let address: SocketAddr = ([127, 0, 0, 1], 1883).into();
         let steps = vec![Step::Resolved(vec![address]), Step::Tcp(address)];
-        let checks = checks("mqtt://127.0.0.1", steps, LinkError::ClosedUnanswered);
+        let checks = checks("mqtt://127.0.0.1", steps, LinkError::ClosedUnanswered(TRIED));
         assert_eq!(failed(&checks), [CONNACK]);
         let remedy = checks.last().and_then(|check| check.remedy.clone()).unwrap();
         assert!(remedy.contains("tried as `device`, the broker may know only `gateway`"), "{remedy}");

@@ -18,6 +18,7 @@ use tokio::{
 
 use super::{Command, Commands, LinkStatus, arrivals::Token, codec::Refusal, profile::Breach, rules::Rules};
 use crate::{
+    allowance::Allowance,
     clock::Age,
     message::{Message, Qos},
     outbox::{Entry, Full, Reservation, Share},
@@ -60,6 +61,8 @@ pub struct ClientOptions {
     pub inbox_bytes: usize,
     /// It wants a [`Notice`] of what went well, too.
     pub tracked: bool,
+    /// What the link may say in the log because of it.
+    pub words: Allowance,
 }
 
 /// `[outbox] when_full`.
@@ -283,7 +286,7 @@ impl Client {
         let cost = message.cost();
         let reservation = match self.share.reserve(cost) {
             Ok(reservation) => reservation,
-            Err(Full) => self.make_room(cost, until).await?,
+            Err(Full) => self.make_room(cost, until).await.inspect_err(|_| self.share.lost(1))?,
         };
         self.hand_over(message, now, reservation)
     }
@@ -291,7 +294,10 @@ impl Client {
     /// The same without ever waiting: where the outbox is full, the message is refused.
     pub fn publish_at_once(&self, message: Message, now: Instant) -> Result<u32, NotTaken> {
         self.check(&message)?;
-        let reservation = self.share.reserve(message.cost()).map_err(|Full| NotTaken::Full)?;
+        let Ok(reservation) = self.share.reserve(message.cost()) else {
+            self.share.lost(1);
+            return Err(NotTaken::Full);
+        };
         self.hand_over(message, now, reservation)
     }
 
@@ -531,6 +537,11 @@ impl Gauge {
     /// Messages that found no room: of QoS 0 in the mailbox, of QoS 1 in the inbox.
     pub fn dropped(&self) -> u64 {
         self.load.dropped.load(Relaxed)
+    }
+
+    /// Messages of the client that found no room in the outbox, or were taken and given up.
+    pub fn lost(&self) -> u64 {
+        self.share.lost_so_far()
     }
 }
 

@@ -23,7 +23,7 @@ pub use self::{handshake::TlsInfo, proxy::ProxyRefusal, websocket::UpgradeRefusa
 use super::{
     LinkSettings,
     codec::{Codec, ConnAck, Version},
-    error::LinkError,
+    error::{LinkError, Tried},
     proxy::Proxy,
     tls::TlsFailure,
     wire::{Stream, Wire},
@@ -101,7 +101,7 @@ pub(super) async fn connect(settings: &LinkSettings, observer: Observer<'_>) -> 
     let stage = Cell::new(Stage::Name);
     let limit = settings.connect_timeout;
     let connected = timeout(limit, attempt(settings, &stage, observer)).await;
-    connected.unwrap_or_else(|_| Err(LinkError::TimedOut { during: stage.get(), limit }))
+    connected.unwrap_or_else(|_| Err(LinkError::TimedOut { during: stage.get(), limit, tried: Tried::with(settings) }))
 }
 
 async fn attempt(

@@ -19,7 +19,7 @@ pub(super) enum Due {
     Nothing,
     /// A PINGREQ has to be sent; it counts as sent.
     Ping,
-    /// Nothing came for one and a half intervals, which is this long.
+    /// Nothing came for so long, nor an answer to a PINGREQ within half an interval.
     GiveUp(Duration),
 }
 
@@ -76,7 +76,7 @@ impl KeepAlive {
             return Due::Ping;
         }
         if self.ping_sent.is_some() {
-            return Due::GiveUp(self.interval * 3 / 2);
+            return Due::GiveUp(now.saturating_duration_since(self.last_received));
         }
         self.ping_sent = Some(now);
         Due::Ping
@@ -144,6 +144,15 @@ mod tests {
         clock.reads_again(start + 100 * SECOND);
         assert_eq!(clock.due(start + 104 * SECOND, true), Due::Nothing);
         assert_eq!(clock.due(start + 105 * SECOND, true), Due::GiveUp(15 * SECOND));
+    }
+
+    #[test]
+    fn how_long_nothing_came_is_what_it_was() {
+        let start = Instant::now();
+        let mut clock = KeepAlive::new(10 * SECOND, start);
+        // For whatever reason, long before it was due.
+        clock.pinged(start + SECOND);
+        assert_eq!(clock.due(start + 6 * SECOND), Due::GiveUp(6 * SECOND));
     }
 
     #[test]

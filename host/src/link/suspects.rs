@@ -81,8 +81,10 @@ pub(super) enum Charge {
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Death {
-    /// The other side closed it, or it broke.
+    /// The other side closed it.
     Closed,
+    /// It broke, or was reset.
+    Broken,
     /// The broker says that something we sent was wrong.
     Blamed,
     /// Another connection with our client id took over.
@@ -498,11 +500,16 @@ impl Suspects {
     /// What should be said about the client id, if anything.
     pub(super) fn hint(&mut self, client_id: &str) -> Option<String> {
         std::mem::take(&mut self.hint).then(|| {
-            let how_sure = if self.bare > 0 { "seems to be" } else { "is" };
-            format!(
-                "the client id `{client_id}` {how_sure} in use by another client, too: each connection ends the \
-                 other's (duplicate client id); give every device an id of its own (`link.client_id`)"
-            )
+            let remedy = "each connection ends the other's (duplicate client id); give every device an id of its own \
+                          (`link.client_id`)";
+            match self.bare {
+                0 => format!("the client id `{client_id}` is in use by another client, too: {remedy}"),
+                times => format!(
+                    "the broker has closed {times} connections in a row without a word, and with nothing under way: \
+                     if it was not started again, the client id `{client_id}` may be in use by another client, too: \
+                     {remedy}"
+                ),
+            }
         })
     }
 }

@@ -53,6 +53,7 @@ use super::{
     wire::Turn,
 };
 use crate::{
+    allowance::Allowance,
     message::Qos,
     outbox::{Outbox, Share},
     router::{Router, SubscriberId, Subscription},
@@ -129,6 +130,10 @@ struct Registered {
     share: Arc<Share>,
     held: Arc<Held>,
     tracked: bool,
+    /// What it is called in the log; `name` is what things are kept under.
+    label: Option<Arc<str>>,
+    /// What may be said in the log because of it.
+    words: Allowance,
     /// Messages of QoS 0 it published while there was no connection.
     dropped: u64,
 }
@@ -470,7 +475,7 @@ impl Task {
         self.suspects.connected(Instant::now());
         self.connections += 1;
         let state = LinkState::Up { number: self.connections, session_present: connack.session_present };
-        self.status.send_replace(LinkStatus { state, since: Instant::now() });
+        self.show(state);
         info!("connect success: {}", connection.info);
     }
 
@@ -487,8 +492,12 @@ impl Task {
             }
         }
         let state = LinkState::Down { reason: error.to_string().into() };
-        self.status.send_replace(LinkStatus { state, since: Instant::now() });
+        self.show(state);
         is_explained
+    }
+
+    fn show(&self, state: LinkState) {
+        self.status.send_modify(|status| (status.state, status.since) = (state, Instant::now()));
     }
 
     fn apply(&mut self, command: Command, connected: bool) {
@@ -525,7 +534,7 @@ impl Task {
     }
 
     fn attach(&mut self, id: SubscriberId, attached: Attached) {
-        let Attached { name, mailbox, share, held, inbox_bytes, tracked } = attached;
+        let Attached { name, label, mailbox, share, held, inbox_bytes, tracked, words } = attached;
         // What an earlier run, or an earlier client of this name, left is on disk only.
         let returns = self.clients.contains_key(&id) && self.disk.is_some() && name.is_some();
         let overflow = if returns { Overflow::everything() } else { Overflow::default() };
@@ -535,7 +544,8 @@ impl Task {
         if let (Some(disk), Some(name)) = (&mut self.disk, &name) {
             disk.journal.limit_inbox(name.clone(), inbox_bytes);
         }
-        let client = Registered { name, mailbox, is_away: false, overflow, share, held, tracked, dropped: 0 };
+        let client =
+            Registered { name, label, mailbox, is_away: false, overflow, share, held, tracked, words, dropped: 0 };
         self.clients.insert(id, client);
     }
 
@@ -574,6 +584,12 @@ impl Task {
             }
         }
         info!("disconnected");
+    }
+
+    /// What a client is called, if another line may be said about it.
+    fn says(&self, id: SubscriberId) -> Option<Option<Arc<str>>> {
+        let Some(client) = self.clients.get(&id) else { return Some(None) };
+        client.words.take().then(|| client.label.clone())
     }
 
     fn notify(&self, id: SubscriberId, notice: Notice) {

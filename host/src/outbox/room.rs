@@ -4,7 +4,10 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst},
+        atomic::{
+            AtomicBool, AtomicU32, AtomicU64, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     time::Instant,
 };
@@ -30,6 +33,8 @@ pub struct Share {
     used: AtomicUsize,
     messages: AtomicU32,
     limit: AtomicUsize,
+    /// Messages that found no room, or were taken and will not be sent.
+    lost: AtomicU64,
 }
 
 /// Room taken by one message; dropping it gives the room back.
@@ -65,11 +70,22 @@ impl Room {
             used: AtomicUsize::new(bytes),
             messages: AtomicU32::new(messages),
             limit: AtomicUsize::new(limit),
+            lost: AtomicU64::new(0),
         })
     }
 }
 
 impl Share {
+    /// So many of its messages will not be sent.
+    pub fn lost(&self, messages: u64) {
+        self.lost.fetch_add(messages, Relaxed);
+    }
+
+    /// How many that were.
+    pub fn lost_so_far(&self) -> u64 {
+        self.lost.load(Relaxed)
+    }
+
     /// Takes room for a message of this cost.
     pub fn reserve(self: &Arc<Self>, bytes: usize) -> Result<Reservation, Full> {
         if self.room.disk_full.load(SeqCst) {

@@ -125,15 +125,6 @@ impl Guest {
         }
     }
 
-    /// It may have another line in the log.
-    pub(super) fn may_log(&mut self) -> bool {
-        match self {
-            Self::Plugin(instance) => instance.may_log(),
-            Self::Handler(handler) => handler.instance.may_log(),
-            Self::Program(program) => program.may_log(),
-        }
-    }
-
     /// The task has waited since the last call into it.
     pub(super) fn rested(&mut self) {
         match self {

@@ -152,9 +152,11 @@ impl PluginHandle {
         let (sender, standing) = watch::channel(Standing::new(config.grants.clone()));
         let (counters, unwanted) = (Arc::<Counters>::default(), Arc::<Notify>::default());
         let beside = surroundings.link.runtime().clone();
-        let task = Task::new(name, config, surroundings, inbox, unwanted.clone(), sender, counters.clone());
+        let span = error_span!(target: log::SPANS, "plugin", %name);
+        let (ends, told) = ((sender, inbox), unwanted.clone());
+        let task = Task::new(name, config, surroundings, ends, told, counters.clone(), span.clone());
         // A spawned task does not inherit a span.
-        tokio::spawn(place::run(task.run(), beside).instrument(error_span!(target: log::SPANS, "plugin", %name)));
+        tokio::spawn(place::run(task.run(), beside).instrument(span));
         Self { requests, unwanted, standing, counters }
     }
 

@@ -14,11 +14,12 @@ use super::{
     bindings::alphorn::plugin::{host, mqtt, state, timers, types},
     lent::Lent,
     memory::Memory,
-    output::Allowance,
+    output::Output,
     state::NoRoom,
     timers::{MOST, Timers},
 };
 use crate::{
+    allowance::Allowance,
     link::{Breach, NotTaken},
     message::{LONGEST_TEXT, Properties, Qos, UserProperties},
     topic::TopicName,
@@ -31,6 +32,7 @@ pub(crate) struct GuestState {
     pub(super) memory: Memory,
     /// Lines in the log.
     allowance: Allowance,
+    stderr: Output,
     /// Of the component, for the guest.
     version: String,
     pub(super) timers: Timers,
@@ -50,13 +52,20 @@ const LOGGED: usize = 64 * 1024;
 const RESOURCES: usize = 1024;
 
 impl GuestState {
-    pub(super) fn new(wasi: WasiCtx, version: String, memory_limit: usize, allowance: Allowance) -> Self {
+    pub(super) fn new(
+        wasi: WasiCtx,
+        version: String,
+        memory_limit: usize,
+        allowance: Allowance,
+        stderr: Output,
+    ) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES);
         Self {
             wasi,
             table,
             allowance,
+            stderr,
             memory: Memory::new(memory_limit),
             version,
             timers: Timers::default(),
@@ -69,12 +78,13 @@ impl GuestState {
         &mut self.memory
     }
 
-    pub(super) fn allowance(&self) -> Allowance {
-        self.allowance.clone()
+    /// What the guest said last, and not before then.
+    pub(super) fn last_words(&self, since: Instant) -> Option<String> {
+        self.stderr.last_words(since)
     }
 
-    pub(super) fn may_log(&mut self) -> bool {
-        self.allowance.take()
+    pub(super) fn allowance(&self) -> Allowance {
+        self.allowance.clone()
     }
 
     pub(super) fn lent(&mut self) -> wasmtime::Result<&mut Lent> {
@@ -251,7 +261,10 @@ impl host::Host for GuestState {
                 host::Level::Debug => debug!(target: "plugin", "{line}"),
                 host::Level::Info => info!(target: "plugin", "{line}"),
                 host::Level::Warn => warn!(target: "plugin", "{line}"),
-                host::Level::Error => error!(target: "plugin", "{line}"),
+                host::Level::Error => {
+                    self.stderr.note(line);
+                    error!(target: "plugin", "{line}");
+                }
             }
         }
         self.allowance.leave_out(usize::from(logged.len() < text.len()));

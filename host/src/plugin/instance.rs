@@ -38,10 +38,11 @@ use super::{
     imports::GuestState,
     lent::Lent,
     messaging::{MessagingCore, MessagingCorePre, failure},
-    output::{Allowance, Output, said},
+    output::{Output, said},
     timers::Timers,
 };
 use crate::{
+    allowance::Allowance,
     config::{Limits, PluginConfig},
     message::{Message, Properties, Qos},
 };
@@ -141,6 +142,9 @@ pub(super) enum Fault {
     Start(String),
     #[error("it ended with exit code {0}")]
     Exited(i32),
+    /// With what the guest said last.
+    #[error("{0}; its last words: {1}")]
+    Said(Box<Fault>, String),
 }
 
 /// What instances are made of.
@@ -190,12 +194,13 @@ impl<G> Instance<G> {
         connect: impl FnOnce(&mut WasiCtxBuilder, &Allowance),
     ) -> Result<Self, Fault> {
         let limits = config.limits;
-        let allowance = Allowance::new(limits.log_rate);
+        let allowance = Allowance::of_its_own(limits.log_rate);
         let mut wasi = config.wasi.context().map_err(Fault::Start)?;
-        wasi.stderr(Output::err(allowance.clone()));
+        let stderr = Output::err(allowance.clone());
+        wasi.stderr(stderr.clone());
         connect(&mut wasi, &allowance);
         let wasi = wasi.build();
-        let state = GuestState::new(wasi, loaded.about.version().to_owned(), limits.memory, allowance);
+        let state = GuestState::new(wasi, loaded.about.version().to_owned(), limits.memory, allowance, stderr.clone());
         let mut store = Store::new(&engine.engine, state);
         store.limiter(|state| state.memory());
         let turn = Arc::new(Turn::new(engine.long.clone()));
@@ -212,7 +217,7 @@ impl<G> Instance<G> {
         // What its instances take beside memories and tables; nobody tells when they are made.
         let footprint = loaded.about.footprint.map_or(0, |footprint| footprint.bytes);
         store.data_mut().memory().take(footprint).map_err(|_| Fault::Memory(limits.memory))?;
-        let running = engine.run();
+        let (running, begin) = (engine.run(), Instant::now());
         let guest = timeout(limits.start_deadline, pre.instantiate(&mut store)).await;
         drop(running);
         turn.end();
@@ -222,7 +227,7 @@ impl<G> Instance<G> {
                 Ok(Self { store, guest, engine, limits, turn, began, handed_over: 0 })
             }
             Ok(Err(_)) if store.data_mut().memory().refused => Err(Fault::Memory(limits.memory)),
-            Ok(Err(error)) => Err(Fault::trapped(&error, &limits)),
+            Ok(Err(error)) => Err(Fault::trapped(&error, &limits).with(stderr.last_words(begin))),
             Err(_) => Err(Fault::StartOverran(limits.start_deadline)),
         }
     }
@@ -255,11 +260,6 @@ impl<G> Instance<G> {
         self.store.data_mut().memory().used()
     }
 
-    /// It may have another line in the log.
-    pub(super) fn may_log(&mut self) -> bool {
-        self.store.data_mut().may_log()
-    }
-
     pub(super) fn timers(&mut self) -> &mut Timers {
         &mut self.store.data_mut().timers
     }
@@ -285,6 +285,9 @@ impl<G> Instance<G> {
         self.turn.end();
         match result {
             Err(Fault::Trapped(_)) if refused => Err(Fault::Memory(self.limits.memory)),
+            Err(fault @ (Fault::Trapped(_) | Fault::Exited(_))) => {
+                Err(fault.with(self.store.data().last_words(self.began)))
+            }
             result => result,
         }
     }
@@ -414,9 +417,19 @@ impl Instance<Plugin> {
 }
 
 impl Fault {
+    /// With what the guest said last, if anything.
+    fn with(self, words: Option<String>) -> Self {
+        match words {
+            Some(words) => Self::Said(Box::new(self), words),
+            None => self,
+        }
+    }
+
     /// In one line; where in the guest it happened is for who debugs it.
     fn trapped(error: &wasmtime::Error, limits: &Limits) -> Self {
-        debug!("{error:#}");
+        for line in format!("{error:#}").lines() {
+            debug!("{line}");
+        }
         if let Some(trap) = error.downcast_ref::<Trap>() {
             return Self::Trapped(trap.to_string());
         }

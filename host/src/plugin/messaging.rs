@@ -20,9 +20,10 @@ use super::{
     engine::Engine,
     imports::{GuestState, in_words},
     instance::{Fault, Instance},
-    output::{Allowance, Output},
+    output::Output,
 };
 use crate::{
+    allowance::Allowance,
     config::{MessagingConfig, PluginConfig},
     message::{Message, UserProperties},
 };

@@ -1,6 +1,7 @@
 //! What a guest prints, line by line into the log.
 
 use std::{
+    collections::VecDeque,
     io,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
@@ -10,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
-use tracing::{Span, error, info, warn};
+use tracing::{Span, error, info};
 use wasmtime_wasi::{
     async_trait,
     cli::{IsTerminal, StdoutStream},
@@ -18,7 +19,7 @@ use wasmtime_wasi::{
 };
 
 use super::imports::LONGEST_LINE;
-use crate::rate::{Bucket, Rate};
+use crate::allowance::Allowance;
 
 /// The most of a guest's words that is kept with a message or an error, in bytes.
 const WORDS: usize = 1024;
@@ -34,63 +35,14 @@ pub(super) fn said(words: &str) -> String {
 #[derive(Clone)]
 pub(super) struct Output(Arc<Mutex<Lines>>);
 
-/// How many lines a guest may write to the log; shared by all its ways of doing so. Only the
-/// guest's one task ever takes the lock.
-#[derive(Clone)]
-pub(super) struct Allowance(Arc<Mutex<Used>>);
-
-struct Used {
-    bucket: Bucket,
-    left_out: u64,
-    span: Span,
-}
-
-impl Allowance {
-    pub(super) fn new(rate: Rate) -> Self {
-        let used = Used { bucket: Bucket::new(rate, Instant::now()), left_out: 0, span: Span::current() };
-        Self(Arc::new(Mutex::new(used)))
-    }
-
-    /// Another line may be written. What was left out before is said first.
-    pub(super) fn take(&self) -> bool {
-        let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if used.bucket.take(Instant::now()).is_err() {
-            used.left_out += 1;
-            return false;
-        }
-        used.tell();
-        true
-    }
-
-    /// So many lines are not written, since one before them was not.
-    pub(super) fn leave_out(&self, lines: usize) {
-        if lines > 0 {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).left_out += lines as u64;
-        }
-    }
-}
-
-impl Used {
-    fn tell(&mut self) {
-        let left_out = std::mem::take(&mut self.left_out);
-        if left_out > 0 {
-            self.span.in_scope(|| warn!("{left_out} lines of it were left out (`limits.log_rate`)"));
-        }
-    }
-}
-
-impl Drop for Used {
-    fn drop(&mut self) {
-        self.tell();
-    }
-}
-
 /// Cuts what is printed into lines. All streams of an output share the line that is not
 /// ended yet; only the guest's one task ever takes the lock.
 struct Lines {
     is_error: bool,
     allowance: Allowance,
     line: Vec<u8>,
+    /// What it says of why it fails, if it does.
+    last: LastWords,
     /// Of the plugin: streams may be written to outside of it.
     span: Span,
 }
@@ -105,7 +57,26 @@ impl Output {
     }
 
     fn new(is_error: bool, allowance: Allowance) -> Self {
-        Self(Arc::new(Mutex::new(Lines { is_error, allowance, line: Vec::new(), span: Span::current() })))
+        Self(Arc::new(Mutex::new(Lines {
+            is_error,
+            allowance,
+            line: Vec::new(),
+            last: LastWords::default(),
+            span: Span::current(),
+        })))
+    }
+
+    /// Something that the guest says in another way, and that belongs to its last words.
+    pub(super) fn note(&self, words: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).last.note(words);
+    }
+
+    /// What the guest said last, and not before then: in one line. None: nothing.
+    pub(super) fn last_words(&self, since: Instant) -> Option<String> {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let unended = String::from_utf8_lossy(&lines.line).into_owned();
+        lines.last.note(&unended);
+        lines.last.take(since)
     }
 
     fn take(&self, bytes: &[u8]) {
@@ -137,6 +108,9 @@ impl Lines {
     fn log(&mut self) -> bool {
         let text = String::from_utf8_lossy(&self.line);
         let text = text.trim_end();
+        if self.is_error {
+            self.last.note(text);
+        }
         let is_written = text.is_empty() || self.allowance.take();
         if is_written && !text.is_empty() {
             self.span.in_scope(|| match text {
@@ -146,6 +120,38 @@ impl Lines {
         }
         self.line.clear();
         is_written
+    }
+}
+
+/// The last lines a guest has printed.
+#[derive(Debug, Default)]
+struct LastWords(VecDeque<(Instant, String)>);
+
+impl LastWords {
+    /// Lines that are kept: enough for a panic, or an exception and where it was thrown.
+    const LINES: usize = 8;
+    /// Bytes of each.
+    const BYTES: usize = 256;
+
+    fn note(&mut self, line: &str) {
+        let line = line.trim();
+        // What Rust says below each panic is of no use to anybody here.
+        if line.is_empty() || line.starts_with("note: run with `RUST_BACKTRACE=1`") {
+            return;
+        }
+        // Most guests that print much never fail: the memory is used again.
+        let mut kept = if self.0.len() < Self::LINES { None } else { self.0.pop_front() };
+        let mut kept = kept.take().map_or_else(String::new, |(_, line)| line);
+        kept.clear();
+        kept.push_str(line.get(..line.floor_char_boundary(Self::BYTES)).unwrap_or_default());
+        self.0.push_back((Instant::now(), kept));
+    }
+
+    fn take(&mut self, since: Instant) -> Option<String> {
+        let lines = self.0.iter().filter(|(at, _)| *at >= since).map(|(_, line)| line.as_str());
+        let words = lines.collect::<Vec<_>>().join(" ");
+        self.0.clear();
+        Some(said(&words)).filter(|words| !words.is_empty())
     }
 }
 
@@ -234,6 +240,25 @@ mod tests {
         assert!((32_000..=32_769).contains(&left_out(&allowance)), "what is looked at is bounded");
         log(&mut state, "x".repeat(1_000_000));
         assert_eq!(left_out(&allowance), 2, "the line, and what comes behind what is looked at");
+    }
+
+    #[test]
+    fn last_words_are_those_of_the_call_and_the_last() {
+        let output = Output::err(Allowance::unlimited());
+        output.take(b"before\n");
+        let since = Instant::now();
+        assert_eq!(output.last_words(since), None);
+        output
+            .take(b"\nthread '<unnamed>' panicked at src/lib.rs:3:5:\nno more tea\nnote: run with `RUST_BACKTRACE=1` ");
+        output.take(b"environment variable to display a backtrace\nand no");
+        output.take(b" end");
+        let words = "thread '<unnamed>' panicked at src/lib.rs:3:5: no more tea and no end";
+        assert_eq!(output.last_words(since).as_deref(), Some(words));
+        for number in 0..100 {
+            output.take(format!("line {number} {}\n", "x".repeat(5000)).as_bytes());
+        }
+        let words = output.last_words(since).unwrap();
+        assert!(words.len() <= WORDS && !words.contains("line 91 ") && words.contains("line 95 "), "{words}");
     }
 
     #[test]

@@ -36,9 +36,10 @@ use super::{
     imports::{GuestState, in_words},
     instance::{Fault, Instance},
     lent::{Lent, Waiting},
-    output::{Allowance, Output, said},
+    output::{Output, said},
 };
 use crate::{
+    allowance::Allowance,
     config::{CommandConfig, Lines, PluginConfig},
     message::Message,
 };
@@ -135,10 +136,6 @@ impl Program {
 
     pub(super) fn memory(&self) -> usize {
         self.memory.load(Relaxed)
-    }
-
-    pub(super) fn may_log(&self) -> bool {
-        self.allowance.take()
     }
 
     /// It has asked for a line.

@@ -78,6 +78,8 @@ pub struct Report {
     pub dead: u64,
     /// Messages for it that found no room.
     pub dropped: u64,
+    /// Messages of it that found no room in the outbox, or were given up.
+    pub lost: u64,
     /// How often it failed.
     pub faults: u64,
     /// How often a version took over.
@@ -149,6 +151,7 @@ impl Report {
             busy: Duration::from_nanos(counters.busy.load(Relaxed)),
             memory: counters.memory.load(Relaxed),
             dropped: gauge.map_or(0, Gauge::dropped),
+            lost: gauge.map_or(0, Gauge::lost),
             mailbox: gauge.map(Gauge::mailbox).unwrap_or_default(),
             outbox: gauge.map(Gauge::outbox).unwrap_or_default(),
         }

@@ -22,7 +22,7 @@ use tokio::{
     sync::{Notify, mpsc, watch},
     time::sleep_until,
 };
-use tracing::{error, info, warn};
+use tracing::{Span, error, info, warn};
 
 use self::{
     program::InHand,
@@ -43,6 +43,7 @@ use super::{
     retries::Retries,
 };
 use crate::{
+    allowance::Allowance,
     config::PluginConfig,
     link::{ClientOptions, Delivery, Item, LinkStatus, Mailbox, Outcome},
     message::Qos,
@@ -86,6 +87,8 @@ pub(super) struct Task {
     later: VecDeque<Request>,
     restart_at: Option<Instant>,
     last_error: Option<String>,
+    /// What the host may say about it.
+    words: Allowance,
     /// Messages that a version on probation had handled: they come before all others.
     again: VecDeque<Delivery>,
     /// Messages that have to be tried again, and those behind them.
@@ -111,11 +114,12 @@ impl Task {
         name: &str,
         config: PluginConfig,
         surroundings: Surroundings,
-        requests: mpsc::Receiver<Request>,
+        (standing, requests): (watch::Sender<Standing>, mpsc::Receiver<Request>),
         unwanted: Arc<Notify>,
-        standing: watch::Sender<Standing>,
         counters: Arc<Counters>,
+        span: Span,
     ) -> Self {
+        let words = Allowance::about(config.limits.log_rate, span);
         Self {
             name: name.into(),
             about: Arc::new(about(name, &config, &surroundings)),
@@ -142,6 +146,7 @@ impl Task {
             later: VecDeque::new(),
             restart_at: None,
             last_error: None,
+            words,
             again: VecDeque::new(),
             retries: Retries::new(),
         }
@@ -390,6 +395,7 @@ impl Task {
             mailbox_bytes: limits.mailbox_bytes,
             inbox_bytes: limits.inbox_bytes,
             tracked: false,
+            words: self.words.clone(),
         });
         self.lent = Some(Lent::new(client, self.about.clone(), limits, saved));
         self.mailbox = Some(mailbox);

@@ -7,6 +7,7 @@ use std::{
 };
 
 use alphorn::{
+    allowance::Allowance,
     config::{AWS_ALPN, Config, DiskConfig, Overrides},
     link::{Client, ClientOptions, Item, Link, Notice, TlsSettings, WhenFull},
     message::Qos,
@@ -111,6 +112,7 @@ async fn monitor(config: &Config, broker: &DevBroker) -> anyhow::Result<(Link, J
         mailbox_messages: 100_000,
         mailbox_bytes: 64 * 1024 * 1024,
         tracked: true,
+        words: Allowance::unlimited(),
     });
     client.subscribe(TopicFilter::parse("#")?, Qos::AtMostOnce);
     link.open();

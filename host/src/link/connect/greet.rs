@@ -4,7 +4,7 @@ use super::{Connection, ConnectionInfo, TlsInfo, broken};
 use crate::link::{
     LinkSettings,
     codec::{Codec, ConnAck, Connect, Inbound},
-    error::LinkError,
+    error::{LinkError, Tried},
     tls,
     wire::{Turn, Wire},
 };
@@ -17,6 +17,7 @@ pub(super) async fn greet(
     mut wire: Wire,
     agreed: Option<TlsInfo>,
 ) -> Result<Connection, LinkError> {
+    let tried = Tried::with(settings);
     let mut codec = Codec::new(settings.protocol, settings.largest_packet());
     let connect = Connect {
         client_id: settings.client_id.clone(),
@@ -30,7 +31,7 @@ pub(super) async fn greet(
     codec.connect(&connect, &mut wire.outbound).map_err(|error| LinkError::NotMqtt(format!("CONNECT: {error}")))?;
     let inbound = loop {
         let turn = wire.turn(true).await.map_err(|cause| match broken(settings, cause) {
-            LinkError::Closed | LinkError::Broken(_) => LinkError::ClosedUnanswered,
+            LinkError::Closed | LinkError::Broken(_) => LinkError::ClosedUnanswered(tried),
             error => error,
         });
         match turn? {
@@ -41,12 +42,14 @@ pub(super) async fn greet(
                 }
             }
             Turn::Written => {}
-            Turn::Closed => return Err(LinkError::ClosedUnanswered),
+            Turn::Closed => return Err(LinkError::ClosedUnanswered(tried)),
         }
     };
     let connack = match inbound {
         Inbound::ConnAck(Ok(connack)) => connack,
-        Inbound::ConnAck(Err(refusal)) | Inbound::Disconnect(refusal) => return Err(LinkError::Refused(refusal)),
+        Inbound::ConnAck(Err(refusal)) | Inbound::Disconnect(refusal) => {
+            return Err(LinkError::Refused(refusal, tried));
+        }
         other => return Err(LinkError::NotMqtt(format!("expected CONNACK, got {other:?}"))),
     };
     keeps_to_mqtt(&connack, connect.session_expiry.is_zero())?;

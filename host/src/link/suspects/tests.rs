@@ -265,10 +265,13 @@ fn a_rival_with_our_client_id_is_named() {
     };
     assert_eq!(die(Death::Closed, ms(900)), None, "a broker that is started again");
     assert_eq!(die(Death::Closed, ms(900)), None);
-    assert!(die(Death::Closed, ms(900)).unwrap().contains("`device` seems to be"));
+    assert!(die(Death::Closed, ms(900)).unwrap().contains("`device` may be in use"));
     assert!(die(Death::Closed, ms(900)).is_some());
     assert_eq!(die(Death::Closed, ms(900)), None, "not each time");
     assert_eq!(die(Death::Closed, YOUNG), None);
+    for _ in 0..8 {
+        assert_eq!(die(Death::Broken, ms(900)), None, "who takes over a session closes it in good order");
+    }
     assert_eq!(die(Death::Closed, ms(900)), None, "counted anew");
     assert!(die(Death::TakenOver, ms(900)).unwrap().contains("`device` is in use"));
 }

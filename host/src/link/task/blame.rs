@@ -39,7 +39,7 @@ impl Task {
 
     /// A topic of a plugin makes the broker close the connection, or fall silent.
     fn hold_back(&mut self, owner: SubscriberId, topic: &TopicName, charge: Charge, held: Option<Duration>) {
-        let plugin = self.name(owner);
+        let plugin = self.clients.get(&owner).and_then(|client| client.label.clone());
         if let Some(client) = self.clients.get(&owner) {
             client.held.hold(topic.clone());
         }
@@ -117,7 +117,9 @@ impl Task {
     pub(super) fn quarantine(&mut self, seq: Seq, entry: Entry, reason: &str) {
         let Entry { message, owner, number, age, .. } = entry;
         let topic = message.topic.to_string();
-        warn!(plugin = self.name(owner).as_deref(), topic, "a message goes to quarantine: {reason}");
+        if let Some(plugin) = self.says(owner) {
+            warn!(plugin = plugin.as_deref(), topic, "a message goes to quarantine: {reason}");
+        }
         if message.qos == Qos::AtLeastOnce {
             let record = Record { message, number, age };
             let reason = reason.to_owned();
@@ -140,7 +142,8 @@ fn death(error: &LinkError) -> Death {
     match error {
         LinkError::Disconnected(refusal) if refusal.is_taken_over() => Death::TakenOver,
         LinkError::Disconnected(refusal) if refusal.blames_a_packet() => Death::Blamed,
-        LinkError::Disconnected(_) | LinkError::Closed | LinkError::Broken(_) | LinkError::Tls(_) => Death::Closed,
+        LinkError::Broken(_) => Death::Broken,
+        LinkError::Disconnected(_) | LinkError::Closed | LinkError::Tls(_) => Death::Closed,
         _ => Death::Other,
     }
 }

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::link::{overflow::Overflow, rules::check_stored};
 use crate::{
+    allowance::Allowance,
     journal::{Journal, Report},
     message::Qos,
     outbox::{Entry, PAGE, Seq},
@@ -122,6 +123,8 @@ impl Task {
         let ids: HashMap<_, _> = disk.earlier.iter().map(|(name, known)| (name.clone(), known.id)).collect();
         for (name, known) in std::mem::take(&mut disk.earlier) {
             let client = Registered {
+                label: Some(name.clone()),
+                words: Allowance::unlimited(),
                 name: Some(name),
                 mailbox: None,
                 is_away: false,
@@ -352,15 +355,26 @@ impl Task {
             Report::Outbox { owner, page } => self.outbox_read(&owner, page),
             Report::Inbox { plugin, page } => self.inbox_read(&plugin, page),
             Report::InboxDropped { plugin, messages } => {
-                warn!(%plugin, messages, "the inbox is full: its oldest messages were dropped (`limits.inbox_bytes`)");
                 let client = self.client_named(&plugin).and_then(|id| self.clients.get(&id));
+                if client.is_none_or(|client| client.words.take()) {
+                    warn!(%plugin, messages, "the inbox is full: its oldest messages were dropped (`limits.inbox_bytes`)");
+                }
                 client.and_then(|client| client.mailbox.as_ref()).map(|mailbox| mailbox.dropped(messages));
             }
             Report::Buried { plugin, letters } => {
-                warn!(%plugin, letters, "too many dead letters: the oldest were dropped (`limits.inbox_bytes`)");
+                let client = self.client_named(&plugin).and_then(|id| self.clients.get(&id));
+                if client.is_none_or(|client| client.words.take()) {
+                    warn!(%plugin, letters, "too many dead letters: the oldest were dropped (`limits.inbox_bytes`)");
+                }
             }
-            Report::Trouble(cause) => error!("{cause}"),
-            Report::Recovered => info!("the disk takes messages again"),
+            Report::Trouble(cause) => {
+                error!("{cause}");
+                self.status.send_modify(|status| status.trouble = Some(cause.to_string().into()));
+            }
+            Report::Recovered => {
+                info!("the disk takes messages again");
+                self.status.send_modify(|status| status.trouble = None);
+            }
         }
     }
 

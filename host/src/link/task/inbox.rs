@@ -62,8 +62,8 @@ impl Task {
         }
         let dropped = mailbox.dropped(1);
         if dropped.is_power_of_two() {
-            let plugin = client.name.as_deref();
-            warn!(client = id, plugin, dropped, topic = %message.topic, "a mailbox is full, or nobody reads it: QoS 0 messages were dropped");
+            let plugin = client.label.as_deref();
+            warn!(plugin, dropped, topic = %message.topic, "a mailbox is full, or nobody reads it: QoS 0 messages were dropped");
         }
     }
 
@@ -97,7 +97,12 @@ impl Task {
                 };
                 self.store(held, message.cost());
             }
-            _ => warn!(client = id, topic = %message.topic, "a QoS 1 message was given up: nobody reads it"),
+            _ => {
+                if client.words.take() {
+                    let plugin = client.label.as_deref();
+                    warn!(plugin, topic = %message.topic, "a QoS 1 message was given up: nobody reads it");
+                }
+            }
         }
     }
 
@@ -160,7 +165,9 @@ impl Task {
             }
             return;
         }
-        warn!("a QoS 1 message was given up: the plugin it was for is gone");
+        if let Some(plugin) = self.says(id) {
+            warn!(plugin = plugin.as_deref(), "a QoS 1 message was given up: the plugin it was for is gone");
+        }
         self.session.arrivals.handled(token, id);
     }
 

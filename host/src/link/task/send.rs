@@ -243,8 +243,12 @@ impl Task {
     pub(super) fn give_up(&mut self, seq: Seq, entry: Entry, reason: String, code: Option<u8>) {
         self.settled(seq, &entry);
         let topic = entry.message.topic.to_string();
-        let plugin = self.name(entry.owner);
-        warn!(client = entry.owner, plugin = plugin.as_deref(), topic, "a message was dropped: {reason}");
+        if let Some(client) = self.clients.get(&entry.owner) {
+            client.share.lost(1);
+        }
+        if let Some(plugin) = self.says(entry.owner) {
+            warn!(plugin = plugin.as_deref(), topic, "a message was dropped: {reason}");
+        }
         self.notify(entry.owner, Notice::Dropped { number: entry.number, topic, reason, code });
     }
 
@@ -260,8 +264,9 @@ impl Task {
             return;
         };
         client.dropped += 1;
+        client.share.lost(1);
         if client.dropped.is_power_of_two() {
-            warn!(client = entry.owner, dropped = client.dropped, topic = %entry.message.topic, "no connection: QoS 0 messages were dropped (`qos0_offline`)");
+            warn!(plugin = client.label.as_deref(), dropped = client.dropped, topic = %entry.message.topic, "no connection: QoS 0 messages were dropped (`qos0_offline`)");
         }
     }
 }

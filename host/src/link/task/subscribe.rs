@@ -219,13 +219,17 @@ impl Task {
     }
 
     pub(super) fn subscription_refused(&mut self, filter: &TopicFilter, refusal: &Refusal) {
-        warn!(%filter, "a subscription was refused: {refusal}");
+        let subscribers: Vec<_> = self.router.subscribers(filter).collect();
+        // Who asks for it again and again is told each time, the log is not.
+        if subscribers.first().is_none_or(|id| self.says(*id).is_some()) {
+            warn!(%filter, "a subscription was refused: {refusal}");
+        }
         self.refused.insert(filter.clone());
         self.asked.remove(filter);
         if self.at_broker.remove(filter).is_some() {
             self.change_at_broker(|| Change::NotAtBroker(filter.clone()));
         }
-        for id in self.router.subscribers(filter).collect::<Vec<_>>() {
+        for id in subscribers {
             self.notify(id, Notice::SubscriptionRefused { filter: filter.clone(), refusal: refusal.clone() });
         }
     }

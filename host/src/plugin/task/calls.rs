@@ -15,10 +15,14 @@ use super::{
     Task,
 };
 use crate::{
+    escape::cut,
     link::{Delivery, Durable, LinkState, Notice, Outcome},
     store::Change,
     topic::TopicName,
 };
+
+/// The most that `ps` shows of a topic, in bytes.
+const SHOWN: usize = 128;
 
 /// What became of a message.
 #[must_use]
@@ -201,19 +205,30 @@ impl Task {
     pub(super) async fn tell(&mut self, notice: Notice) {
         match notice {
             Notice::Dropped { number, topic, reason, .. } => {
+                self.note(format!("a message on `{}` was dropped: {reason}", cut(&topic, SHOWN)));
                 let undelivered = Undelivered { id: number, topic: &topic, reason: &reason };
                 self.event(Event::PublishDropped(undelivered)).await;
             }
             Notice::Quarantined { number, topic, reason } => {
+                self.note(format!("a message on `{}` went to quarantine: {reason}", cut(&topic, SHOWN)));
                 let undelivered = Undelivered { id: number, topic: &topic, reason: &reason };
                 self.event(Event::PublishQuarantined(undelivered)).await;
             }
             Notice::SubscriptionRefused { filter, refusal } => {
                 let reason = refusal.to_string();
+                self.note(format!("the subscription `{}` was refused: {reason}", cut(filter.as_str(), SHOWN)));
                 self.event(Event::SubscriptionRefused(Refused { subject: filter.as_str(), reason: &reason })).await;
             }
             // For clients that track what goes well; plugins do not.
             Notice::Published(_) | Notice::Subscribed(_) => {}
+        }
+    }
+
+    /// Something went wrong that is no fault of the instance: `ps` shows it.
+    fn note(&mut self, what: String) {
+        if self.last_error.as_ref() != Some(&what) {
+            self.last_error = Some(what);
+            self.show();
         }
     }
 
@@ -239,9 +254,9 @@ impl Task {
         instance.lent()?.call_ended(outcome)
     }
 
-    /// What a guest causes in the log counts as its own lines.
-    fn may_log(&mut self) -> bool {
-        self.instance.as_mut().is_none_or(|instance| instance.may_log())
+    /// What a guest causes in the log is bounded as its own lines are.
+    fn may_log(&self) -> bool {
+        self.words.take()
     }
 
     fn count_call(&self) {

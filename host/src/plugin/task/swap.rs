@@ -494,6 +494,7 @@ impl Task {
     /// Puts settings in force. No instance runs.
     fn configure(&mut self, config: PluginConfig) {
         let limits = config.limits;
+        self.words.set_rate(limits.log_rate);
         self.about = Arc::new(about(&self.name, &config, &self.surroundings));
         self.config = config;
         self.life.set_limits(limits.restart_max, limits.restart_within);
