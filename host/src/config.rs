@@ -5,6 +5,7 @@
 //! key, says why, and what to write instead. Bad configuration ends the program with 78.
 
 mod file;
+mod mistake;
 mod tables;
 mod values;
 mod ways;
@@ -187,7 +188,16 @@ impl Config {
         environment: impl Iterator<Item = (String, String)>,
         overrides: &Overrides,
     ) -> Result<Self, String> {
-        let environment: BTreeMap<String, String> = environment.collect();
+        let checked = Self::checked(text, folder, environment.collect(), overrides);
+        checked.map_err(|message| mistake::presentable(&message))
+    }
+
+    fn checked(
+        text: &str,
+        folder: &Path,
+        environment: BTreeMap<String, String>,
+        overrides: &Overrides,
+    ) -> Result<Self, String> {
         let mut file = File::parse(text, environment.clone().into_iter())?;
         if let Some(url) = &overrides.url {
             file.link.url = Some(url.clone());
@@ -198,11 +208,18 @@ impl Config {
         if file.link.client_id.is_none() {
             file.link.client_id.clone_from(&overrides.default_client_id);
         }
-        Self::check(file, folder, &environment)
+        Self::check(file, folder, &environment).map_err(|message| mistake::with_line(&message, text))
     }
 
     fn check(file: File, folder: &Path, environment: &BTreeMap<String, String>) -> Result<Self, String> {
         let mut warnings = file.not_yet();
+        warnings.extend(environment.keys().filter(|name| file::is_no_key(name)).map(|name| {
+            format!(
+                "{} of the environment is no key and is not used: those have two underscores between their parts, \
+                 like ALPHORN_LINK__URL",
+                crate::escape::cut(name, 80)
+            )
+        }));
         let disk = disk(&file, folder)?;
         let link = link(&file, folder, environment, &mut warnings)?;
         let socket = socket(file.host.socket.as_deref(), folder, environment)?;
@@ -422,7 +439,7 @@ fn link(
             Limit::Unlimited => IN_MEMORY,
         },
         max_age: match file.outbox.max_age {
-            file::MaxAge::Unlimited(_) => None,
+            file::MaxAge::Unlimited => None,
             file::MaxAge::After(age) => Some(age.get()),
         },
         store_qos0: file.outbox.qos0_offline == file::Qos0Offline::Store,
@@ -695,6 +712,59 @@ mod tests {
         let clamped = aws("keep_alive = \"5s\"").unwrap();
         assert_eq!(clamped.link.keep_alive, Duration::from_secs(30));
         assert!(clamped.warnings.iter().any(|warning| warning.contains("keep_alive")));
+    }
+
+    /// The example with one value after another replaced by one of another kind, and with each line cut
+    /// or written twice: whatever is wrong with it, the message names a key, and no type of ours.
+    #[test]
+    fn each_mistake_names_its_key() {
+        let example = include_str!("../../docs/alphorn.toml");
+        let folder = std::env::temp_dir();
+        let values =
+            ["3", "-1.5", "true", "[]", "[3]", "{}", "{ x = 1 }", "\"nonsense\"", "1979-05-27", "\"unended", ""];
+        let mut refused = 0;
+        for (at, line) in example.lines().enumerate() {
+            let Some((key, _)) = line.split_once('=') else { continue };
+            let key = key.trim().trim_start_matches('#').trim();
+            if key.is_empty() || key.contains(' ') || line.starts_with("# ") {
+                continue;
+            }
+            let changed = values.iter().map(|value| format!("{key} = {value}")).chain([
+                format!("{key}x = 1"),
+                format!("{line}\n{line}"),
+                format!("{key} = \"mqtts://user:hunter2@host:99999/{}\"", "y".repeat(100_000)),
+                format!("{key} = \"a\\u001b[31m\\nERROR\\u202e\""),
+            ]);
+            for new in changed {
+                let text: Vec<_> =
+                    example.lines().enumerate().map(|(number, old)| if number == at { &new } else { old }).collect();
+                let Err(error) = Config::parse(&text.join("\n"), &folder, std::iter::empty(), &Overrides::default())
+                else {
+                    continue;
+                };
+                refused += 1;
+                let name = key.rsplit('.').next().unwrap_or_default().trim_matches('"');
+                // What is left without a value may show at the next key only.
+                let is_named = error.contains(name) || error.contains("link.") || error.contains("line ");
+                assert!(is_named && error.contains(['.', '`']), "{new:.80}\n{error}");
+                for word in ["struct ", "enum ", "sequence", "hunter2", "\u{1b}", "\u{202e}", "\n"] {
+                    assert!(!error.contains(word), "{word:?} in: {new:.80}\n{error}");
+                }
+                assert!(error.len() < 2100, "{} bytes: {error:.300}", error.len());
+            }
+        }
+        assert!(refused > 300, "{refused} mistakes");
+    }
+
+    #[test]
+    fn only_variables_with_two_underscores_are_keys() {
+        let foreign = [("ALPHORN_HOME", "x"), ("ALPHORN_LINK_URL", "y"), ("ALPHORN_LANGUAGES", "all"), ("OTHER", "z")];
+        let config = parse_with(LINK, &foreign).unwrap();
+        let warned = |name: &str| config.warnings.iter().filter(|warning| warning.contains(name)).count();
+        assert_eq!((warned("ALPHORN_HOME"), warned("ALPHORN_LINK_URL"), warned("ALPHORN_LANGUAGES")), (1, 1, 0));
+        let error = parse_with(LINK, &[("ALPHORN_LINK__KEEP_ALIVE", "soon"), ("ALPHORN_LINK__CLIENT_ID", "a")]);
+        let error = error.unwrap_err();
+        assert!(error.contains("ALPHORN_LINK__KEEP_ALIVE") && !error.contains("CLIENT_ID"), "{error}");
     }
 
     #[test]

@@ -4,13 +4,15 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::values::{Bytes, Limit as BytesLimit, RateValue, SecretText, Span};
-use crate::nearest::with_nearest;
+use super::{
+    mistake::{explain, key_of},
+    values::{Bytes, Limit as BytesLimit, RateValue, SecretText, Span},
+};
 
-pub(super) use super::values::Limit;
+pub(super) use super::values::{Limit, MaxAge};
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "tables, like [link]")]
 pub(super) struct File {
     pub(super) host: Host,
     pub(super) link: Link,
@@ -21,7 +23,7 @@ pub(super) struct File {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table: [host]")]
 pub(super) struct Host {
     pub(super) data_dir: Option<PathBuf>,
     pub(super) socket: Option<PathBuf>,
@@ -30,7 +32,7 @@ pub(super) struct Host {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table: [link]")]
 pub(super) struct Link {
     pub(super) url: Option<String>,
     pub(super) client_id: Option<String>,
@@ -68,7 +70,7 @@ pub(super) enum Profile {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table, like { min = \"1s\", max = \"2m\" }")]
 pub(super) struct Backoff {
     pub(super) min: Span,
     pub(super) max: Span,
@@ -76,7 +78,7 @@ pub(super) struct Backoff {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table: [outbox]")]
 pub(super) struct Outbox {
     pub(super) storage: Storage,
     pub(super) max_bytes: BytesLimit,
@@ -110,21 +112,8 @@ pub(super) enum Qos0Offline {
     Store,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
-pub(super) enum MaxAge {
-    Unlimited(Unlimited),
-    After(Span),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Unlimited {
-    Unlimited,
-}
-
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table: [plugins.NAME]")]
 pub(super) struct Plugin {
     pub(super) component: Option<PathBuf>,
     pub(super) publish: Vec<String>,
@@ -138,7 +127,7 @@ pub(super) struct Plugin {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table: [plugins.NAME.command]")]
 pub(super) struct Command {
     pub(super) topic: Option<String>,
     pub(super) qos: u8,
@@ -150,7 +139,7 @@ pub(super) struct Command {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table: [plugins.NAME.messaging]")]
 pub(super) struct Messaging {
     pub(super) subscribe: Option<Vec<String>>,
     pub(super) qos: u8,
@@ -164,7 +153,7 @@ pub(super) enum Lines {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table: [plugins.NAME.limits]")]
 pub(super) struct Limits {
     pub(super) memory: BytesLimit,
     pub(super) deadline: Span,
@@ -183,42 +172,42 @@ pub(super) struct Limits {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table, like { messages = 256, bytes = \"1MiB\" }")]
 pub(super) struct MailboxLimits {
     pub(super) messages: usize,
     pub(super) bytes: BytesLimit,
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table, like { max = 3, min = \"1s\" }")]
 pub(super) struct Retry {
     pub(super) max: u32,
     pub(super) min: Span,
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table, like { max = 5, within = \"1m\" }")]
 pub(super) struct Restart {
     pub(super) max: u32,
     pub(super) within: Span,
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table, like { time = \"2m\", memory = \"1GiB\" }")]
 pub(super) struct Compile {
     pub(super) time: Span,
     pub(super) memory: BytesLimit,
 }
 
 #[derive(Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table, like { time = \"30s\", messages = 100 }")]
 pub(super) struct Probation {
     pub(super) time: Span,
     pub(super) messages: u32,
 }
 
 #[derive(Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table: [plugins.NAME.wasi]")]
 pub(super) struct Wasi {
     pub(super) env: BTreeMap<String, String>,
     pub(super) dirs: Vec<String>,
@@ -229,20 +218,28 @@ impl File {
     /// Reads the text, with what the environment puts in place of it.
     pub(super) fn parse(text: &str, environment: impl Iterator<Item = (String, String)>) -> Result<Self, String> {
         // Once alone, so that mistakes in the file are reported with their line.
-        let file: Self = toml::from_str(text).map_err(|error| explain(&error, Some(text)))?;
-        let overrides: Vec<_> = environment.filter(|(name, _)| name.starts_with(PREFIX)).collect();
+        let file: Self = toml::from_str(text).map_err(|error| explain(&error, text, true))?;
+        let overrides: Vec<_> = environment.filter(|(name, _)| is_key(name)).collect();
         if overrides.is_empty() {
             return Ok(file);
         }
-        let mut table: toml::Table = toml::from_str(text).map_err(|error| explain(&error, Some(text)))?;
+        let mut table: toml::Table = toml::from_str(text).map_err(|error| explain(&error, text, true))?;
         for (name, value) in &overrides {
             put(&mut table, name, value)?;
         }
         let names: Vec<_> = overrides.into_iter().map(|(name, _)| name).collect();
+        // The one that is to blame, where that can be told.
+        let blamed = |key: Option<String>| {
+            let variable = key.map(|key| format!("{PREFIX}{}", key.replace('.', "__").to_uppercase()));
+            let named = variable.filter(|variable| names.contains(variable));
+            named.unwrap_or_else(|| names.join(", "))
+        };
         // By way of a text: to read tables too would take as much code once more.
         let text = toml::to_string(&table).map_err(|error| error.to_string())?;
-        toml::from_str(&text)
-            .map_err(|error| format!("{} (with {} of the environment)", explain(&error, None), names.join(", ")))
+        toml::from_str(&text).map_err(|error| {
+            let blamed = blamed(key_of(&error, &text));
+            format!("{} (with {blamed} of the environment)", explain(&error, &text, false))
+        })
     }
 
     /// What is asked for and not done in this version, a line each.
@@ -263,6 +260,29 @@ impl File {
 }
 
 const PREFIX: &str = "ALPHORN_";
+
+/// Variables of our own that say nothing about a host: tests and builds have them.
+const OTHERS: [&str; 9] = [
+    "ALPHORN_BENCH_QUICK",
+    "ALPHORN_FUZZ",
+    "ALPHORN_LANGUAGES",
+    "ALPHORN_ROUNDS",
+    "ALPHORN_SEED",
+    "ALPHORN_SNAPSHOTS",
+    "ALPHORN_TEST_BROKER",
+    "ALPHORN_WIT",
+    "ALPHORN_WRITE_BINDINGS",
+];
+
+/// Only with two underscores a variable names a key: the others may be anybody's.
+fn is_key(name: &str) -> bool {
+    name.starts_with(PREFIX) && name.contains("__")
+}
+
+/// A variable that looks as if it were meant for a host, and is not.
+pub(super) fn is_no_key(name: &str) -> bool {
+    name.starts_with(PREFIX) && !is_key(name) && !OTHERS.contains(&name)
+}
 
 /// `ALPHORN_LINK__URL` is `link.url`. A value that reads as TOML is that, else it is text.
 fn put(table: &mut toml::Table, name: &str, value: &str) -> Result<(), String> {
@@ -288,15 +308,6 @@ fn put(table: &mut toml::Table, name: &str, value: &str) -> Result<(), String> {
         .flatten();
     at.insert(last.to_owned(), parsed.unwrap_or_else(|| toml::Value::String(value.to_owned())));
     Ok(())
-}
-
-/// The error with its line, and the nearest key to one that is not known.
-fn explain(error: &toml::de::Error, text: Option<&str>) -> String {
-    let line = text.zip(error.span()).map(|(text, span)| {
-        let before = text.get(..span.start).unwrap_or_default();
-        format!("line {}: ", before.matches('\n').count() + 1)
-    });
-    format!("{}{}", line.unwrap_or_default(), with_nearest(error.message()))
 }
 
 impl Default for Host {
@@ -342,7 +353,7 @@ impl Default for Outbox {
             storage: Storage::Disk,
             max_bytes: BytesLimit::Bytes(Bytes::kib(64 * 1024)),
             min_free: Bytes::kib(32 * 1024),
-            max_age: MaxAge::Unlimited(Unlimited::Unlimited),
+            max_age: MaxAge::Unlimited,
             when_full: WhenFull::DropNewest,
             drain_rate: RateValue::UNLIMITED,
             qos0_offline: Qos0Offline::Drop,

@@ -24,6 +24,13 @@ pub(super) enum Limit {
     Unlimited,
 }
 
+/// A time, or `"unlimited"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MaxAge {
+    Unlimited,
+    After(Span),
+}
+
 /// A text that does not show up in logs or errors.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct SecretText(pub(super) String);
@@ -77,10 +84,19 @@ impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(Reader {
             expected: "a time with its unit, like \"10s\", \"500ms\" or \"1h\"",
-            text: |text| {
-                // A century, so that no clock runs over.
-                const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
-                humantime::parse_duration(text).ok().filter(|time| *time <= LONGEST).map(Span)
+            text: span,
+            number: |_| None,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for MaxAge {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Reader {
+            expected: "a time with its unit, like \"10s\", \"500ms\" or \"1h\", or \"unlimited\"",
+            text: |text| match text {
+                "unlimited" => Some(Self::Unlimited),
+                text => span(text).map(Self::After),
             },
             number: |_| None,
         })
@@ -121,6 +137,12 @@ impl<'de> Deserialize<'de> for RateValue {
             number: |_| None,
         })
     }
+}
+
+fn span(text: &str) -> Option<Span> {
+    // A century, so that no clock runs over.
+    const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
+    humantime::parse_duration(text).ok().filter(|time| *time <= LONGEST).map(Span)
 }
 
 fn bytes(text: &str) -> Option<Bytes> {
