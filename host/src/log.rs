@@ -204,7 +204,7 @@ mod tests {
     /// What is kept of what is logged meanwhile.
     fn logged(log: impl FnOnce()) -> Vec<crate::recent::Line> {
         let recent = Recent::new();
-        let layer = Log::new(recent.clone(), Stderr::default(), false);
+        let layer = Log::new(recent.clone(), Stderr::to_nobody(), false);
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
         recent.look().0
     }

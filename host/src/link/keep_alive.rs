@@ -143,7 +143,7 @@ mod tests {
         }
         clock.reads_again(start + 100 * SECOND);
         assert_eq!(clock.due(start + 104 * SECOND, true), Due::Nothing);
-        assert_eq!(clock.due(start + 105 * SECOND, true), Due::GiveUp(15 * SECOND));
+        assert_eq!(clock.due(start + 105 * SECOND, true), Due::GiveUp(5 * SECOND));
     }
 
     #[test]
@@ -152,7 +152,7 @@ mod tests {
         let mut clock = KeepAlive::new(10 * SECOND, start);
         // For whatever reason, long before it was due.
         clock.pinged(start + SECOND);
-        assert_eq!(clock.due(start + 6 * SECOND), Due::GiveUp(6 * SECOND));
+        assert_eq!(clock.due(start + 6 * SECOND, true), Due::GiveUp(6 * SECOND));
     }
 
     #[test]

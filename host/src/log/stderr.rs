@@ -47,6 +47,14 @@ impl Stderr {
         OF_PROCESS.clone()
     }
 
+    /// Nothing is written.
+    #[cfg(test)]
+    pub(super) fn to_nobody() -> Self {
+        let stderr = Self::default();
+        stderr.0.queue().has_thread = true;
+        stderr
+    }
+
     /// One line, without its end. A plugin's line has less room.
     pub fn write(&self, line: &str, is_plugins: bool) {
         let mut queue = self.0.queue();

@@ -129,9 +129,9 @@ struct LastWords(VecDeque<(Instant, String)>);
 
 impl LastWords {
     /// Lines that are kept: enough for a panic, or an exception and where it was thrown.
-    const LINES: usize = 8;
+    const LINES: usize = 6;
     /// Bytes of each.
-    const BYTES: usize = 256;
+    const BYTES: usize = 160;
 
     fn note(&mut self, line: &str) {
         let line = line.trim();
