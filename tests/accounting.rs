@@ -303,6 +303,7 @@ fn options(name: &str) -> ClientOptions {
         mailbox_messages: usize::MAX,
         mailbox_bytes: LIMIT,
         tracked: false,
+        words: alphorn::allowance::Allowance::unlimited(),
     }
 }
 

@@ -62,6 +62,12 @@ impl Allowance {
         }
     }
 
+    /// What was left out and not yet said, and no longer is.
+    #[cfg(test)]
+    pub(crate) fn take_left_out(&self) -> u64 {
+        std::mem::take(&mut self.0.lock().unwrap().left_out)
+    }
+
     /// Another rate from now on.
     pub fn set_rate(&self, rate: Rate) {
         let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);

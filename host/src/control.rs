@@ -264,6 +264,7 @@ fn work(request: &Request) -> Work {
         Request::Ps
         | Request::Explain { .. }
         | Request::DeadLetters { .. }
+        | Request::DeadLetter { .. }
         | Request::Quarantine
         | Request::Logs { follow: false, .. } => Work::Look,
         Request::Swap { .. }

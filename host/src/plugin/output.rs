@@ -96,6 +96,9 @@ impl Lines {
                     } else {
                         // Behind one that may not be written none is; a guest may print thousands at once.
                         left_out += usize::from(!self.line.trim_ascii().is_empty());
+                        if self.is_error {
+                            self.last.note(&String::from_utf8_lossy(&self.line));
+                        }
                         self.line.clear();
                     }
                 }
@@ -221,17 +224,18 @@ mod tests {
     /// What independent testing did: each of a million lines was asked for, 74 ms for one call.
     #[test]
     fn of_many_lines_those_behind_the_last_that_may_be_written_are_only_counted() {
-        let allowance = Allowance::new("10/s".parse().unwrap());
+        let allowance = Allowance::of_its_own("10/s".parse().unwrap());
         let mut lines = Output::out(allowance.clone());
         lines.take(&b"x\n\n".repeat(10_000));
-        let left_out = |allowance: &Allowance| std::mem::take(&mut allowance.0.lock().unwrap().left_out);
+        let left_out = Allowance::take_left_out;
         // A second or two may pass meanwhile on a busy machine.
         assert!((9_900..10_000).contains(&left_out(&allowance)), "empty ones don't count");
         lines.write(Bytes::from_static(b"one that is not ended")).unwrap();
         assert_eq!(left_out(&allowance), 0);
 
         let wasi = wasmtime_wasi::WasiCtxBuilder::new().build();
-        let mut state = crate::plugin::imports::GuestState::new(wasi, String::new(), 0, allowance.clone());
+        let mut state =
+            crate::plugin::imports::GuestState::new(wasi, String::new(), 0, allowance.clone(), lines.clone());
         let log = |state: &mut _, text| {
             use crate::plugin::bindings::alphorn::plugin::host::{Host, Level};
             Host::log(state, Level::Info, text).unwrap();
