@@ -148,8 +148,15 @@ impl Log {
 
     /// Writes a group, durable when this returns. False: there is no room for it.
     pub(super) fn append<'a>(&mut self, changes: impl IntoIterator<Item = &'a Change>, now: Stamp) -> io::Result<bool> {
+        let appended = self.put(changes, now);
+        // A large one is kept in memory no longer than it takes.
         self.group.clear();
         self.group.shrink_to(KEPT);
+        appended
+    }
+
+    fn put<'a>(&mut self, changes: impl IntoIterator<Item = &'a Change>, now: Stamp) -> io::Result<bool> {
+        self.group.clear();
         self.group.extend_from_slice(&MAGIC);
         self.group.resize(HEADER, 0);
         for change in changes {
