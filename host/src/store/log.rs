@@ -134,6 +134,11 @@ impl Log {
         Ok(())
     }
 
+    /// What was read is durable, too: an end without a sync may have left it to the system's memory.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
     /// What the file has is another's, and is done with.
     pub(super) fn clear(&mut self) -> io::Result<()> {
         self.file.set_len(0)?;

@@ -132,7 +132,8 @@ impl Store {
                 Err(error) => return Err(error),
             }
         }
-        // A view has what is pending.
+        // A view has what is pending, which is nowhere else for now. A disk that is full can sync.
+        let _ = self.log.as_ref().map(Log::sync);
         self.database = None;
         self.connect().map(drop)
     }
@@ -441,6 +442,8 @@ impl Store {
             Some(base) if base.len().map_err(&place)? > 0 => Some(base),
             _ => None,
         };
+        // What is seen of it is durable, if the disk can do that much.
+        let _ = base.as_ref().map(|base| base.sync_data());
         let condition = base.as_deref().map(tree::examine).transpose().map_err(&place)?;
         let database = match (condition, base) {
             (Some(Condition::Damaged(why)), Some(base)) => {
