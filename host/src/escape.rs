@@ -170,7 +170,7 @@ mod tests {
     fn what_is_written_through_is_escaped_and_bounded() {
         let mut out = String::new();
         let mut escaping = Escaping::new(&mut out, 10);
-        write!(escaping, "a{}b", '\u{1b}').unwrap();
+        write!(escaping, "a\u{1b}b").unwrap();
         write!(escaping, "{}", "x".repeat(100)).unwrap();
         write!(escaping, "y").unwrap();
         escaping.end();
