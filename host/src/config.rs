@@ -365,6 +365,11 @@ fn link(
     if !url.is_tls() && (identity.is_some() || link.ca.is_some()) {
         warnings.push(format!("link.url is {url}, without TLS: ca, cert and key are not used"));
     }
+    if link.password_file.is_some() && link.username.is_none() && link.protocol == file::Protocol::V311 {
+        return Err("link.password_file is set and link.username is not: MQTT 3.1.1 has no password without a user \
+                    name; set `username`, or protocol = \"5\""
+            .into());
+    }
     let password = match &link.password_file {
         None => None,
         Some(path) => {
@@ -375,11 +380,6 @@ fn link(
             Some(Secret(text.trim_end_matches(['\r', '\n']).into()))
         }
     };
-    if password.is_some() && link.username.is_none() && link.protocol == file::Protocol::V311 {
-        return Err("link.password_file is set and link.username is not: MQTT 3.1.1 has no password without a user \
-                    name; set `username`, or protocol = \"5\""
-            .into());
-    }
     let profile = match link.profile {
         Some(file::Profile::AwsIot) => Profile::AwsIot,
         Some(file::Profile::Generic) => Profile::Generic,
