@@ -12,6 +12,7 @@ mod aot;
 mod architecture;
 mod authorizer;
 mod broker_away;
+mod chaos;
 mod command;
 mod commands;
 mod compile;
