@@ -9,6 +9,7 @@ use crate::harness::{
 
 in_both_versions! {
     a_burst_is_handled_once_each_over_one_connection
+    what_a_broker_sends_beyond_what_there_is_room_for_stays_with_it
     order_outlasts_a_kill_while_a_mailbox_overflows
     another_message_under_an_old_packet_id_is_delivered
     a_connection_that_is_given_up_is_closed_so_that_acknowledgements_arrive
@@ -98,6 +99,50 @@ async fn a_burst_is_handled_once_each_over_one_connection(protocol: &str) -> Res
         ensure!(peak < 100 << 20, "{storage}: {peak} bytes of memory");
         broker.keeps_the_rules()?;
     }
+    Ok(())
+}
+
+/// Without a disk TCP alone holds back what a slow plugin can't take: for longer than the keep-alive,
+/// while the broker neither reads nor answers.
+async fn what_a_broker_sends_beyond_what_there_is_room_for_stays_with_it(protocol: &str) -> Result<()> {
+    const COUNT: u16 = 200;
+    let bed = Bed::start().await?;
+    let broker = Scripted::start(&bed, kind).await?;
+    // It answers with all it gets, and the broker takes that only when it has sent everything.
+    let limits = "mailbox = { messages = 2, bytes = \"1MiB\" }, outbox_bytes = \"48MiB\"";
+    let plugin = recorder("lame", limits).replace("60000", "7000");
+    let config = broker
+        .config(&bed, &plugin)
+        .in_memory()
+        .link(&format!("protocol = {protocol:?}"))
+        .link("keep_alive = \"2s\"")
+        .link("operation_timeout = \"500ms\"");
+    let mut host = Program::run(&config)?;
+    broker.packet("a SUBSCRIBE", |packet| subscribes(packet, "in/lame")).await?;
+    broker.act(Do::deliver("in/lame", "slow", 1, false))?;
+    let large = "x".repeat(100_000);
+    for id in 2..=COUNT {
+        broker.act(Do::deliver("in/lame", format!("{id} {large}"), id, false))?;
+    }
+    host.log_in_its_own_time(&["WARN", "nothing more was read from the broker"]).await?;
+    let held = host.resident()?;
+    ensure!(held < 100 << 20, "{held} bytes of memory");
+    // Only now the plugin goes on, and the broker hears of it.
+    let numbers = |message: &Message| {
+        let line = String::from_utf8_lossy(&message.payload).into_owned();
+        line.split(' ').nth(1).and_then(|number| number.parse::<u16>().ok())
+    };
+    broker
+        .wait_for("the last message", |events| {
+            let last =
+                |step: &Step| matches!(step, Step::Packet(Packet::Publish(message)) if numbers(message) == Some(COUNT));
+            events.iter().any(|event| last(&event.step)).then_some(())
+        })
+        .await?;
+    host.stop().await?;
+    let handled: Vec<_> = broker.published("out/lame").iter().filter_map(numbers).collect();
+    ensure!(handled == (2..=COUNT).collect::<Vec<_>>(), "not once each and in order: {handled:?}");
+    ensure!(broker.connections() == 1, "{} connections", broker.connections());
     Ok(())
 }
 

@@ -32,6 +32,7 @@ mod messaging;
 mod mosquitto;
 mod nonsense;
 mod outbox;
+mod peer;
 mod plugins;
 mod proxy;
 mod publish;

@@ -130,3 +130,34 @@ async fn a_connack_that_contradicts_itself_is_a_protocol_error() -> Result<()> {
     }
     Ok(())
 }
+
+/// Taken before the first CONNACK, which then forbids it (MQTT-3.2.2-11).
+#[tokio::test]
+async fn what_a_connack_forbids_is_given_up_although_it_was_taken() -> Result<()> {
+    // Maximum QoS 0; and no retained messages.
+    for (property, retain, word) in [(0x24, false, "takes QoS 0 only"), (0x25, true, "keeps no messages")] {
+        let bed = Bed::start().await?;
+        let broker = Scripted::start(&bed, move |event| match &event.step {
+            Step::Packet(Packet::Connect(_)) if event.connection == 0 => vec![Do::refuse(0x88)],
+            Step::Packet(Packet::Connect(_)) => {
+                vec![Do::Say(Answer::Connack { session_present: false, code: 0, properties: vec![property, 0] })]
+            }
+            _ => kind(event),
+        })
+        .await?;
+        let plugin = format!(
+            r#"
+            [plugins.sequence]
+            component = "sequence.wasm"
+            publish = ["seq"]
+            config = {{ topic = "seq", count = "2", retain = "{retain}" }}
+            "#
+        );
+        let mut host = Program::run(&broker.config(&bed, &plugin))?;
+        host.log_times(2, &["WARN", "a message was dropped", word, "seq"]).await?;
+        host.stop().await?;
+        assert_eq!(broker.published("seq").len(), 0);
+        broker.keeps_the_rules()?;
+    }
+    Ok(())
+}

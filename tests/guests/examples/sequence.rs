@@ -1,6 +1,6 @@
 //! Publishes the numbers from 0 up to `count` to `topic`: one each `interval` milliseconds,
-//! or all of them in `start` when that is 0. Each is as long as `bytes` asks for. A `{n}` in the
-//! topic stands for the number, so that each has a topic of its own.
+//! or all of them in `start` when that is 0. Each is as long as `bytes` asks for, and kept by the broker
+//! with `retain = "true"`. A `{n}` in the topic stands for the number, so that each has a topic of its own.
 
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ struct Sequence {
     topic: String,
     qos: Qos,
     bytes: usize,
+    retain: bool,
     next: u32,
     count: u32,
 }
@@ -22,6 +23,7 @@ impl Plugin for Sequence {
             topic: required("topic")?,
             qos: qos(),
             bytes: optional("bytes", 0)?,
+            retain: optional("retain", false)?,
             next: 0,
             count: optional("count", 1)?,
         };
@@ -54,7 +56,8 @@ impl Sequence {
         let mut payload = self.next.to_string();
         payload.extend(std::iter::repeat_n(' ', self.bytes.saturating_sub(payload.len())));
         let topic = self.topic.replace("{n}", &self.next.to_string());
-        match Message::new(&topic, payload).qos(self.qos).publish() {
+        let message = Message::new(&topic, payload).qos(self.qos);
+        match (Message { retain: self.retain, ..message }).publish() {
             Ok(_) => {}
             Err(PublishError::RateLimited(_) | PublishError::OutboxFull) => return Ok(false),
             Err(refusal) => {
