@@ -4,7 +4,9 @@ use std::os::unix::fs::PermissionsExt;
 
 use alphorn::control::protocol::Request;
 
-use crate::harness::{Bed, Context as _, Host, Message, Program, Result, ensure, rounds, seed, soon, version};
+use crate::harness::{
+    Bed, Context as _, Host, Message, Program, Result, ensure, rounds, seed, slow_to_compile, soon, version,
+};
 
 const RECORDER: &str = r#"
     [plugins.recorder]
@@ -84,10 +86,20 @@ async fn a_folder_others_can_write_to_is_not_used() -> Result<()> {
     host.stop().await
 }
 
-/// A component with one function of so many times five instructions.
 fn huge(times: usize) -> Result<Vec<u8>> {
-    let body = "local.get 0 i32.const 7 i32.mul i32.const 3 i32.add local.set 0 ".repeat(times);
-    Ok(wat::parse_str(format!("(component (core module (func (param i32) {body})))"))?)
+    slow_to_compile(times, "")
+}
+
+/// It would be for nothing.
+#[tokio::test]
+async fn what_asks_for_too_much_is_refused_before_it_is_compiled() -> Result<()> {
+    let bed = Bed::start().await?;
+    bed.file("foreign.wasm", slow_to_compile(200_000, r#"(import "other:host/call" (func))"#)?)?;
+    let text = "[plugins.foreign]\ncomponent = \"foreign.wasm\"\nlimits = { compile = { time = \"50ms\" } }\n";
+    let mut host = bed.connected("5", text).await?;
+    host.log(&["ERROR", "plugin{name=foreign}", "imports other:host/call"]).await?;
+    assert_eq!(host.logged(&["longer than 50ms"]), 0);
+    host.stop().await
 }
 
 #[tokio::test]

@@ -30,7 +30,7 @@ pub(crate) use self::{
     bed::Bed,
     broker::{Broker, Mosquitto, Ready, free_ports, needs},
     config::Config,
-    guests::{guest, plugin, target_dir, version},
+    guests::{guest, plugin, slow_to_compile, target_dir, version},
     host::Host,
     program::{Program, Signal},
     proxy::{Mood, Proxy},

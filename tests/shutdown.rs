@@ -2,7 +2,7 @@
 
 use alphorn_dev_broker::Direction;
 
-use crate::harness::{Bed, Program, Result, Signal, in_both_versions};
+use crate::harness::{Bed, Program, Result, Signal, in_both_versions, slow_to_compile};
 
 in_both_versions! {
     what_is_in_flight_is_acknowledged_before_the_end
@@ -67,8 +67,7 @@ async fn the_end_does_not_wait_for_a_broker_that_is_away() -> Result<()> {
 #[tokio::test]
 async fn an_end_while_a_plugin_is_compiled_stops_the_others_and_does_not_wait_for_it() -> Result<()> {
     let bed = Bed::start().await?;
-    let body = "local.get 0 i32.const 7 i32.mul i32.const 3 i32.add local.set 0 ".repeat(200_000);
-    bed.file("huge.wasm", wat::parse_str(format!("(component (core module (func (param i32) {body})))"))?)?;
+    bed.file("huge.wasm", slow_to_compile(200_000, "")?)?;
     let patient = "[host]\nshutdown_grace = \"1h\"\n";
     let with_another = format!("{patient}{RECORDER}[plugins.huge]\ncomponent = \"huge.wasm\"\n");
     let config = bed.config(&with_another);

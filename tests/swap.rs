@@ -9,7 +9,9 @@ use std::{
 
 use alphorn::control::protocol::Request;
 
-use crate::harness::{Bed, Config, Context as _, Host, Message, Program, Result, Watcher, ensure, version};
+use crate::harness::{
+    Bed, Config, Context as _, Host, Message, Program, Result, Watcher, ensure, slow_to_compile, version,
+};
 
 /// Counts what it handles.
 fn keeper(more_config: &str, limits: &str) -> String {
@@ -283,9 +285,7 @@ async fn the_running_version_handles_messages_while_another_is_compiled() -> Res
     let mut running = Running::start("", "compile = { time = \"1s\" }").await?;
     let mut client = running.bed.client().await?;
     // One function that takes longer to compile than may be.
-    let body = "local.get 0 i32.const 7 i32.mul i32.const 3 i32.add local.set 0 ".repeat(500_000);
-    let text = format!("(component (core module (func (param i32) {body})))");
-    let file = running.bed.file("huge.wasm", wat::parse_str(text)?)?;
+    let file = running.bed.file("huge.wasm", slow_to_compile(500_000, "")?)?;
     let swap = ["swap".as_ref(), "keeper".as_ref(), file.as_os_str(), "--socket".as_ref()];
     let socket = running.config.socket();
     let mut swapping = Program::start(&[&swap[..], &[socket.as_os_str()]].concat())?;

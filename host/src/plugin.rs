@@ -46,6 +46,7 @@ mod program;
 mod report;
 mod retries;
 mod state;
+mod surface;
 mod task;
 mod ticker;
 mod timers;

@@ -104,3 +104,19 @@ fn succeeds(command: &mut Command) -> Result<()> {
     ensure!(output.status.success(), "{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
+
+/// A plain program that takes long to compile: one function of so many times five instructions. `imports`
+/// are what it asks for, as text.
+pub(crate) fn slow_to_compile(times: usize, imports: &str) -> Result<Vec<u8>> {
+    let body = "local.get 0 i32.const 7 i32.mul i32.const 3 i32.add local.set 0 ".repeat(times);
+    let text = format!(
+        r#"(component {imports}
+            (core module $slow (func (param i32) {body}))
+            (core module $run (func (export "run") (result i32) (i32.const 0)))
+            (core instance $run (instantiate $run))
+            (func $run (result (result)) (canon lift (core func $run "run")))
+            (instance $run (export "run" (func $run)))
+            (export "wasi:cli/run@0.2.0" (instance $run)))"#
+    );
+    Ok(wat::parse_str(text)?)
+}

@@ -21,6 +21,7 @@ use super::{
     kind::{GUEST, Kind},
     memory::{MOST_INSTANCES, MOST_MEMORIES},
     native::{self, Native, NativeError},
+    surface::Surface,
 };
 use crate::{config::PluginConfig, signature::Vouched};
 
@@ -192,20 +193,38 @@ pub async fn load(engine: &Engine, path: &Path, limits: CompileLimits) -> Result
         let about = About::of(engine, pre.component(), path, size, digest, native)?;
         return Ok(Loaded { pre, about: Arc::new(About { footprint, ..about }) });
     }
+    if let Code::Wasm(bytes) = &code {
+        check_before(&path, bytes)?;
+    }
     let component = match code {
         Code::Wasm(bytes) => compile(engine, &path, bytes, &digest, limits).await?,
         Code::Native(code) => accept(engine, &path, code, &digest).await?,
     };
     drop(turn);
     let about = About { footprint, ..About::of(engine, &component, path.clone(), size, digest, native)? };
-    let missing: Vec<_> = about.imports.iter().filter(|name| !about.kind.lends(name)).cloned().collect();
-    if !missing.is_empty() {
-        return Err(ComponentError::Imports { path, missing: listed(&missing), lent: about.kind.lent() });
-    }
+    check_imports(&path, about.kind, &about.imports)?;
     let types = |cause: wasmtime::Error| ComponentError::Types { path: path.clone(), cause: format!("{cause:#}") };
     let pre = engine.linker.instantiate_pre(&component).map_err(types)?;
     let pre = engine.shared.share(&about.digest, Pre::new(about.kind, pre).map_err(types)?);
     Ok(Loaded { pre, about: Arc::new(about) })
+}
+
+/// What can be said of a component before it is compiled: it takes a while, and for nothing.
+fn check_before(path: &Path, bytes: &[u8]) -> Result<(), ComponentError> {
+    // What can't be read is the compiler's to refuse.
+    let Some(surface) = Surface::of(bytes) else { return Ok(()) };
+    match Kind::of(&surface.exports) {
+        Some(kind) => check_imports(path, kind, &surface.imports),
+        None => Err(of_no_kind(path.into(), &surface.exports)),
+    }
+}
+
+fn check_imports(path: &Path, kind: Kind, imports: &[String]) -> Result<(), ComponentError> {
+    let missing: Vec<_> = imports.iter().filter(|name| !kind.lends(name)).cloned().collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(ComponentError::Imports { path: path.into(), missing: listed(&missing), lent: kind.lent() })
 }
 
 /// What is in a file.
