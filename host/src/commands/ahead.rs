@@ -76,7 +76,8 @@ async fn compile(component: &Path, target: Option<&str>) -> Result<(Vec<u8>, Str
 /// Beside the component, unless said otherwise; never in its place.
 fn output(component: &Path, args: &AheadArgs) -> Result<PathBuf, Failure> {
     let output = args.output.clone().unwrap_or_else(|| component.with_extension("cwasm"));
-    if output == component {
+    // The component's path is the one with links resolved.
+    if output.canonicalize().is_ok_and(|output| output == component) {
         let error = anyhow::anyhow!("{} would be overwritten: name another file by --output", component.display());
         return Err(Failure::new(exit::USAGE, error));
     }
