@@ -25,7 +25,7 @@ use alphorn::{
     journal::{Commit, JournalSettings},
     link::{ClientOptions, Disk, Link, LinkState, Outcome},
     message::Qos,
-    router::Router,
+    router::{Router, UnderWay},
     store::{Store, StoreSettings},
     topic::{TopicFilter, TopicName},
 };
@@ -73,7 +73,7 @@ fn router(report: &mut Report) -> Result<()> {
         for count in SUBSCRIPTIONS {
             let mut router = Router::default();
             for number in 0..count {
-                router.subscribe(number, TopicFilter::parse(filter(number))?, Qos::AtMostOnce, false);
+                router.subscribe(number, TopicFilter::parse(filter(number))?, Qos::AtMostOnce, UnderWay::Nothing);
             }
             let topics = (0..count).map(|number| TopicName::parse(format!("site/{number}/temperature")));
             let topics = topics.collect::<Result<Vec<_>, _>>()?;
