@@ -51,18 +51,17 @@ async fn whatever_happens_what_was_sent_comes_through_in_order(protocol: &str) -
     let mut sender = bed.client().await?;
     let mut host = Program::run(&config)?;
     watcher.ready("out").await?;
-    let (mut sent, mut lost) = ([0_u32; TOPICS.len()], 0);
+    let (mut sent, mut lost) = (TOPICS.map(|topic| (topic, 0_u32)), 0);
     let mut done = Vec::new();
     for round in 0..rounds {
         for _ in 0..random.u32(0..150) {
-            let which = random.usize(0..TOPICS.len());
-            let topic = TOPICS[which];
+            let (topic, number) = random.choice(sent.iter_mut()).context("no topics")?;
             if random.u32(0..LOST) == 0 {
                 sender.publish(&format!("in/{topic}"), format!("lost-{lost:07}").as_bytes()).await?;
                 lost += 1;
             } else {
-                sender.publish(&format!("in/{topic}"), format!("{topic}-{:07}", sent[which]).as_bytes()).await?;
-                sent[which] += 1;
+                sender.publish(&format!("in/{topic}"), format!("{topic}-{number:07}").as_bytes()).await?;
+                *number += 1;
             }
         }
         let fault = Fault::any(&mut random);
@@ -73,7 +72,7 @@ async fn whatever_happens_what_was_sent_comes_through_in_order(protocol: &str) -
         })?;
     }
     bed.faults().delay(Direction::Both, Duration::ZERO);
-    let all = sent.iter().sum::<u32>() as usize;
+    let all = sent.iter().map(|(_, number)| number).sum::<u32>() as usize;
     let what = format!("all {all} messages, seed {seed}, after {done:?}");
     // A backlog that was built over many rounds may take longer than one deadline: it is waited
     // for as long as there is progress.
@@ -166,7 +165,7 @@ impl Fault {
                 bed.faults().delay(random.choice(way).unwrap_or(Direction::Both), a_while / 4);
             }
             Self::Swap => {
-                let file = &files[random.usize(0..files.len())];
+                let file = random.choice(files).context("no file")?;
                 let mut socket = asked(config).await?;
                 // It may be refused: the host still starts, or the version is there already.
                 let _ = socket.swap("keeper", file).await?;
@@ -219,6 +218,6 @@ fn first_arrivals(messages: &[Message]) -> Arrivals {
 
 /// Where the order breaks first.
 fn around(numbers: &[u32]) -> String {
-    let at = numbers.windows(2).position(|pair| pair[0] > pair[1]).unwrap_or_default();
+    let at = numbers.iter().zip(numbers.iter().skip(1)).position(|(one, next)| one > next).unwrap_or_default();
     format!("{:?}", numbers.get(at.saturating_sub(5)..(at + 10).min(numbers.len())))
 }

@@ -136,7 +136,7 @@ async fn a_plugin_that_poisons_with_a_new_topic_each_time_is_held_back_as_a_whol
     let (connections, good) = (broker.connections(), broker.published("good").len());
     broker.publish("good", good + 30).await?;
     assert!(broker.connections() <= connections + 1, "{} connections", broker.connections());
-    let times: Vec<_> = broker.events().into_iter().filter(|event| is_good(event)).map(|event| event.at).collect();
+    let times: Vec<_> = broker.events().into_iter().filter(is_good).map(|event| event.at).collect();
     let longest = times.windows(2).map(|two| two[1] - two[0]).max().unwrap_or_default();
     assert!(longest < Duration::from_secs(5), "nothing of the other one's for {longest:?}");
     host.stop().await
