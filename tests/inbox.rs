@@ -296,6 +296,30 @@ async fn a_session_that_is_none_of_ours_is_ended() -> Result<()> {
     Ok(())
 }
 
+/// A host that is killed as soon as the broker has its first SUBSCRIBE: what the broker keeps for it
+/// from then on is for the next run.
+#[tokio::test]
+async fn a_session_is_known_again_however_soon_the_host_is_killed() -> Result<()> {
+    for commit in ["call", "1m"] {
+        let bed = Bed::start().await?;
+        let broker = Scripted::start(&bed, resuming).await?;
+        let rest = format!("{}\n[outbox]\ncommit = {commit:?}\n", recorder("one", ""));
+        let config = broker.config(&bed, &rest);
+        let mut host = Program::run(&config)?;
+        broker.packet("a SUBSCRIBE", |packet| subscribes(packet, "in/one")).await?;
+        host.kill().await?;
+        let mut host = Program::run(&config)?;
+        host.log(&["connect success", "session present"]).await?;
+        broker.act(Do::deliver("in/one", "kept", 1, false))?;
+        let kept = |packet: &Packet| matches!(packet, Packet::Publish(it) if it.payload.starts_with(b"in/one kept"));
+        broker.packet("what was kept", kept).await?;
+        assert_eq!(broker.connections(), 2, "commit = {commit:?}");
+        assert_eq!(host.logged(&["knows nothing of"]), 0, "commit = {commit:?}");
+        host.stop().await?;
+    }
+    Ok(())
+}
+
 async fn a_slow_plugins_messages_are_acknowledged_and_survive_the_end_of_the_process(protocol: &str) -> Result<()> {
     let bed = Bed::start().await?;
     let broker = Scripted::start(&bed, resuming).await?;

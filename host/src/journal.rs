@@ -91,6 +91,7 @@ pub enum Report {
 enum Order {
     Changes(Vec<Change>),
     Commit(Option<oneshot::Sender<bool>>, Option<u64>),
+    CommitNow(u64),
     LoadOutbox(Arc<str>, u64, usize),
     LoadInbox(Arc<str>, u64, usize),
     LimitInbox(Arc<str>, usize),
@@ -147,6 +148,7 @@ impl Journal {
             group: Group::default(),
             replies: Vec::new(),
             tickets: Vec::new(),
+            is_pressing: false,
             loads: Vec::new(),
             since: None,
             logged_since: None,
@@ -185,6 +187,12 @@ impl Journal {
     /// the disk fails; `ticket` is reported only when it is durable.
     pub fn commit(&mut self, reply: Option<oneshot::Sender<bool>>, ticket: Option<u64>) {
         self.order(Order::Commit(reply, ticket));
+    }
+
+    /// Everything told so far is to be durable without waiting for company, whatever `[outbox] commit`
+    /// says. `ticket` is reported when it is.
+    pub fn commit_now(&mut self, ticket: u64) {
+        self.order(Order::CommitNow(ticket));
     }
 
     /// Asks for a part of a plugin's outbox, behind `after`.
@@ -235,6 +243,8 @@ struct Writer {
     group: Group,
     replies: Vec<oneshot::Sender<bool>>,
     tickets: Vec<u64>,
+    /// One of them waits for no company.
+    is_pressing: bool,
     loads: Vec<Load>,
     /// Since when the oldest change waits that is written nowhere.
     since: Option<Instant>,
@@ -292,6 +302,12 @@ impl Writer {
                     self.answer(reply.into_iter().collect(), true);
                 }
             }
+            // Nothing waits to be written.
+            Order::CommitNow(ticket) if self.since.is_none() => (self.report)(Report::Durable(ticket)),
+            Order::CommitNow(ticket) => {
+                self.tickets.push(ticket);
+                self.is_pressing = true;
+            }
             Order::LoadOutbox(owner, after, bytes) => self.loads.push(Load::Outbox(owner, after, bytes)),
             Order::LoadInbox(plugin, after, bytes) => self.loads.push(Load::Inbox(plugin, after, bytes)),
             Order::LimitInbox(plugin, bytes) => self.store.limit_inbox(plugin, bytes),
@@ -321,7 +337,7 @@ impl Writer {
         };
         let is_awaited = !self.replies.is_empty() || !self.tickets.is_empty();
         let patience = match self.commit {
-            _ if self.group.len_new() >= MANY => Duration::ZERO,
+            _ if self.group.len_new() >= MANY || self.is_pressing => Duration::ZERO,
             Commit::Every(pause) if self.group.is_urgent() => pause,
             Commit::Call if is_awaited => Duration::ZERO,
             _ if self.group.is_urgent() => SOON,
@@ -371,7 +387,7 @@ impl Writer {
         };
         match written {
             Ok(written) => {
-                self.since = None;
+                (self.since, self.is_pressing) = (None, false);
                 if self.trouble.take().is_some() {
                     self.disk_full.store(false, SeqCst);
                     (self.report)(Report::Recovered);

@@ -18,6 +18,7 @@ mod keep_alive;
 mod model;
 mod oddities;
 mod overflow;
+mod ownership;
 mod pace;
 pub(crate) mod probe;
 mod profile;

@@ -90,7 +90,8 @@ impl Group {
             | Change::Buried { .. }
             | Change::Released { .. } => self.urgent += 1,
             Change::NotKept { .. } => {}
-            // The broker is asked in any case where this is lost.
+            // The broker is asked in any case where this is lost; that there is a session of ours is
+            // waited for by itself.
             Change::AtBroker(_) | Change::NotAtBroker(_) | Change::NothingAtBroker => {}
         }
         self.unloggable += usize::from(!change.is_for_log());

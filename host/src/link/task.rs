@@ -46,6 +46,7 @@ use super::{
     keep_alive::{Due, KeepAlive},
     oddities::Oddities,
     overflow::Overflow,
+    ownership::Ownership,
     pace::Pace,
     rules::Rules,
     session::{Overdue, Request, Session},
@@ -114,10 +115,7 @@ pub(super) struct Task {
     beyond: Arc<AtomicUsize>,
     /// The last connection is being closed.
     farewell: Option<JoinHandle<()>>,
-    /// A session at the broker may be ours.
-    knows_session: bool,
-    /// The next connection is for ending the session at the broker, which is none of ours.
-    ends_session: bool,
+    ownership: Ownership,
 }
 
 struct Registered {
@@ -189,9 +187,9 @@ impl Task {
             stored: Stored::default(),
             beyond,
             farewell: None,
-            // Without a disk nobody knows; the backlog of what is most likely the run before is not thrown away.
-            knows_session: disk.as_ref().is_none_or(|disk| disk.restored.has_session || disk.restored.damage.is_some()),
-            ends_session: false,
+            ownership: disk.as_ref().map_or_else(Ownership::unknowable, |disk| {
+                Ownership::on_disk(disk.restored.has_session, disk.restored.damage.is_some())
+            }),
             disk,
             settings: Arc::new(settings),
         };
@@ -208,7 +206,7 @@ impl Task {
             let (error, stood) = match self.connect().await {
                 None => break,
                 Some(Err(error)) => (error, None),
-                Some(Ok(connection)) if self.is_foreign(&connection) => {
+                Some(Ok(connection)) if !self.is_ours(&connection) => {
                     self.disconnect(connection).await;
                     continue;
                 }
@@ -266,7 +264,7 @@ impl Task {
     /// One attempt; commands are taken meanwhile. `None`: closing.
     async fn connect(&mut self) -> Option<Result<Connection, LinkError>> {
         let (mut settings, farewell) = (self.settings.clone(), self.farewell.take());
-        if self.ends_session {
+        if self.ownership.is_ending() {
             Arc::make_mut(&mut settings).session_expiry = Duration::ZERO;
         }
         let mut observer = |step| debug!("{step}");
@@ -291,16 +289,13 @@ impl Task {
         }
     }
 
-    /// The connection is not to be served, since the session is not ours: its subscriptions would go on
-    /// for ever. A client that has no state has to close then (MQTT-3.2.2-4), and ends the session by a clean start.
-    fn is_foreign(&mut self, connection: &Connection) -> bool {
-        let was_for_that = std::mem::take(&mut self.ends_session);
-        self.ends_session = connection.connack.session_present && !self.knows_session && !was_for_that;
-        self.knows_session |= !self.ends_session;
-        if self.ends_session {
+    /// Otherwise the connection is not to be served: the session's subscriptions would go on for ever. A client that has no state has to close then (MQTT-3.2.2-4), and ends the session by a clean start.
+    fn is_ours(&mut self, connection: &Connection) -> bool {
+        let is_ours = self.ownership.accepts(connection.connack.session_present);
+        if self.ownership.is_ending() {
             warn!("the broker has a session of this client id that this host knows nothing of: it is ended");
         }
-        self.ends_session || was_for_that
+        is_ours
     }
 
     /// Serves a connection until it ends. `None`: closed in good order.
@@ -467,6 +462,9 @@ impl Task {
             self.session.restart(connack.receive_maximum);
             self.outbox.rewind();
             self.forget_broker();
+        }
+        if !self.ownership.is_kept() {
+            self.keep_session();
         }
         self.settling.clear();
         self.refused.clone_from(&self.banned);

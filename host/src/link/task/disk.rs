@@ -59,6 +59,8 @@ enum Ticket {
     },
     /// These are in inboxes now.
     Stored(Stored),
+    /// The broker has a session of ours.
+    Session,
 }
 
 /// Arrivals that are put into inboxes together.
@@ -181,6 +183,15 @@ impl Task {
     pub(super) fn tell_journal(&mut self) {
         if let Some(disk) = &mut self.disk {
             disk.journal.flush();
+        }
+    }
+
+    /// The disk is to say at once that there is a session of ours at the broker.
+    pub(super) fn keep_session(&mut self) {
+        self.change(Change::NothingAtBroker);
+        let ticket = self.tickets.add(Ticket::Session);
+        if let Some(disk) = &mut self.disk {
+            disk.journal.commit_now(ticket);
         }
     }
 
@@ -350,6 +361,7 @@ impl Task {
                 Some(Ticket::Stored(stored)) => {
                     stored.arrivals.into_iter().for_each(|(id, token)| self.session.arrivals.stored(token, id));
                 }
+                Some(Ticket::Session) => self.ownership.kept(),
                 None => {}
             },
             Report::Outbox { owner, page } => self.outbox_read(&owner, page),
@@ -369,6 +381,8 @@ impl Task {
             }
             Report::Trouble(cause) => {
                 error!("{cause}");
+                // Messages are not to wait for it.
+                self.ownership.kept();
                 self.status.send_modify(|status| status.trouble = Some(cause.to_string().into()));
             }
             Report::Recovered => {
