@@ -199,6 +199,56 @@ async fn nothing_is_lost_when_more_waits_than_the_window_takes(protocol: &str) -
     Ok(())
 }
 
+/// A message that one connection does not get acknowledged, until `ticks` others are; then the next
+/// connection, on the same session. Both plugins publish at QoS 1.
+async fn sent_again(old: &str, outbox: &str, ticks: usize) -> Result<(Scripted, Program, Bed)> {
+    let bed = Bed::start().await?;
+    let broker = Scripted::start(&bed, |event: &Event| match &event.step {
+        Step::Packet(packet) if publishes(packet, "seq") && event.connection == 0 => Vec::new(),
+        _ => resuming(event),
+    })
+    .await?;
+    let tick = sequence(1000, 300).replace("plugins.sequence", "plugins.tick").replace("\"seq\"", "\"tick\"");
+    let rest = format!("{}\n{old}\n{tick}\n[outbox]\n{outbox}", sequence(1, 0));
+    let host = Program::run(&broker.config(&bed, &rest))?;
+    broker.publish("seq", 1).await?;
+    broker.publish("tick", ticks).await?;
+    broker.act(Do::Reset)?;
+    broker.connect(2).await?;
+    broker.publish("tick", broker.published("tick").len() + 1).await?;
+    Ok((broker, host, bed))
+}
+
+/// The time that has passed counts, also where the broker still knows the session.
+#[tokio::test]
+async fn the_expiry_of_a_message_is_less_when_it_is_sent_again() -> Result<()> {
+    let (broker, mut host, _bed) = sent_again("expires = \"100\"", "", 8).await?;
+    let expiries: Vec<_> = broker
+        .published("seq")
+        .iter()
+        .map(|message| match message.properties[..] {
+            [2, a, b, c, d] => u32::from_be_bytes([a, b, c, d]),
+            _ => 0,
+        })
+        .collect();
+    assert_eq!(expiries.len(), 2, "{expiries:?}");
+    assert!((91..=100).contains(&expiries[0]) && expiries[1] + 2 <= expiries[0], "{expiries:?}");
+    host.stop().await?;
+    broker.keeps_the_rules()
+}
+
+#[tokio::test]
+async fn what_is_too_old_is_not_sent_again() -> Result<()> {
+    for (old, outbox, why) in [("", "max_age = \"1s\"", "max_age"), ("expires = \"1\"", "", "message expiry passed")] {
+        let (broker, mut host, _bed) = sent_again(old, outbox, 8).await?;
+        host.log(&["WARN", "a message was dropped", "seq", why]).await?;
+        assert_eq!(broker.published("seq").len(), 1, "{why}");
+        host.stop().await?;
+        broker.keeps_the_rules()?;
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_broker_that_asks_for_a_pause_gets_the_message_after_it() -> Result<()> {
     let bed = Bed::start().await?;

@@ -20,7 +20,7 @@ async fn does(deed: &str, config: &str, limits: &str, ends: Ends<'_>) -> Result<
 
         [plugins.hostile]
         component = "hostile.wasm"
-        publish = ["said"]
+        publish = ["said/#"]
         subscribe = ["deeds", "mine/#"]
         config = {{ to = "said", filters = "deeds" {config} }}
         limits = {{ restart = {{ max = 100, within = "1m" }}, retry = {{ max = 1 }}, {limits} }}
@@ -177,6 +177,11 @@ async fn a_payload_of_100_megabytes() -> Result<()> {
 #[tokio::test]
 async fn more_user_properties_than_a_message_may_have() -> Result<()> {
     does("properties", "", "", Ends::Said("at most 1024 user properties")).await
+}
+
+#[tokio::test]
+async fn messages_that_a_broker_takes_for_malformed() -> Result<()> {
+    does("poison", "", "publish_rate = \"unlimited\"", Ends::Said("taken: []")).await
 }
 
 #[tokio::test]

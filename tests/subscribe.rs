@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use anyhow::bail;
+
 use crate::harness::{Answer, Bed, Do, Packet, Program, Result, Scripted, Step, in_both_versions, kind, subscribes};
 
 in_both_versions! {
@@ -11,6 +13,7 @@ in_both_versions! {
     many_messages_arrive_each_once_and_in_order
     a_late_subscriber_gets_what_is_retained
     what_is_retained_reaches_the_plugin_that_asked_last
+    what_is_retained_reaches_both_who_ask_at_once
 }
 
 /// A plugin of this name that tells a topic of its name what it receives.
@@ -25,6 +28,11 @@ fn recorder(name: &str, filters: &str) -> String {
         config = {{ to = {name:?}, filters = {filters:?}, slow = "1500" }}
         "##
     )
+}
+
+/// The message with which a recorder tells this.
+fn record(name: &str, line: &str) -> impl Fn(&Packet) -> bool {
+    move |packet| matches!(packet, Packet::Publish(message) if message.topic == name && message.payload == line.as_bytes())
 }
 
 async fn what_was_handled_does_not_come_again(protocol: &str) -> Result<()> {
@@ -237,6 +245,38 @@ async fn a_narrower_filter_goes_when_the_wider_one_is_granted() -> Result<()> {
     broker.keeps_the_rules()
 }
 
+/// The answer to one SUBSCRIBE is for both who wanted it before it came.
+async fn what_is_retained_reaches_both_who_ask_at_once(protocol: &str) -> Result<()> {
+    let bed = Bed::start().await?;
+    let broker = Scripted::start(&bed, |event| match &event.step {
+        // It takes its time to answer.
+        Step::Packet(packet) if subscribes(packet, "state") => Vec::new(),
+        _ => kind(event),
+    })
+    .await?;
+    let plugins = recorder("one", "cmd/one") + &recorder("two", "cmd/two");
+    let mut host = Program::run(&broker.config(&bed, &plugins).link(&format!("protocol = {protocol:?}")))?;
+    broker.packet("a SUBSCRIBE", |packet| subscribes(packet, "cmd/one")).await?;
+    broker.packet("a SUBSCRIBE", |packet| subscribes(packet, "cmd/two")).await?;
+    broker.act(Do::deliver("cmd/one", "subscribe state", 7, false))?;
+    let asked = broker.packet("the SUBSCRIBE", |packet| subscribes(packet, "state")).await?;
+    let Step::Packet(Packet::Subscribe { packet_id, properties, .. }) = asked.step else { bail!("{asked:?}") };
+    broker.act(Do::deliver("cmd/two", "subscribe state", 8, false))?;
+    // It says so behind its request.
+    broker.packet("two's record", record("two", "cmd/two subscribe state")).await?;
+    let Do::Say(Answer::Publish(mut message)) = Do::deliver("state", "on", 9, false) else { bail!("no message") };
+    message.retain = true;
+    // As long as it is small, the identifier is one byte.
+    message.properties.extend(properties.number(0x0b).into_iter().flat_map(|identifier| [0x0b, identifier as u8]));
+    broker.act(Do::Say(Answer::Publish(message)))?;
+    broker.act(Do::Say(Answer::Suback { packet_id, codes: vec![1] }))?;
+    for name in ["one", "two"] {
+        broker.packet(name, record(name, "state on retained")).await?;
+    }
+    host.stop().await?;
+    broker.keeps_the_rules()
+}
+
 /// Where copies can't be told apart, what is retained is for the one who asked last.
 #[tokio::test]
 async fn what_is_retained_reaches_a_late_subscriber_of_a_narrower_filter_alone_at_3_1_1() -> Result<()> {
@@ -254,9 +294,12 @@ async fn what_is_retained_reaches_a_late_subscriber_of_a_narrower_filter_alone_a
     let plugins = recorder("early", "in/#") + &recorder("late", "late");
     let mut host = Program::run(&broker.config(&bed, &plugins).link("protocol = \"3.1.1\""))?;
     broker.packet("a SUBSCRIBE", |packet| subscribes(packet, "in/#")).await?;
-    // Its record is answered behind the SUBACKs.
+    // The second comes behind the answer to the first one's record, which comes behind the SUBACKs.
+    for (packet_id, text) in [(5, "one"), (6, "two")] {
+        broker.act(Do::deliver("late", text, packet_id, false))?;
+        broker.packet(text, record("late", &format!("late {text}"))).await?;
+    }
     broker.act(Do::deliver("late", "subscribe in/a", 7, false))?;
-    let record = |topic: &'static str, text: &'static str| move |packet: &Packet| matches!(packet, Packet::Publish(message) if message.topic == topic && message.payload == text.as_bytes());
     broker.packet("late's record", record("late", "in/a kept retained")).await?;
     broker.act(Do::deliver("in/a", "live", 10, false))?;
     broker.packet("early's record", record("early", "in/a live")).await?;

@@ -82,7 +82,7 @@ impl Folder for Directory {
         let mut options = fs::OpenOptions::new();
         options.read(true).write(how != How::Read).mode(0o600);
         let path = self.path(name);
-        // Only where it was not there is the folder to be synced.
+        // Where it was there, the folder is synced once for all its files, see `Store::open`.
         let file = match options.open(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound && how == How::Create => {
                 fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;

@@ -79,6 +79,7 @@ impl Store {
         store.make_up_for_log(&before)?;
         store.make_smaller()?;
         if store.view.is_none() {
+            store.sync_names()?;
             store.keep_reserve();
         }
         let mut restored = store.restore()?;
@@ -237,6 +238,7 @@ impl Store {
         // The file may be open for reading only.
         (self.database, self.file) = (None, None);
         self.connect_or_view()?;
+        self.sync_names()?;
         self.view = None;
         if let Ok(file) = self.folder.open(LOG, How::Create) {
             match &mut self.log {
@@ -249,6 +251,12 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// A file that is there may have been made, or renamed, by a process that ended before it could see
+    /// to it that the file is there after a loss of power, too.
+    fn sync_names(&self) -> Result<(), StoreError> {
+        self.folder.sync().map_err(self.failed())
     }
 
     /// Opens what the disk has; if it takes nothing, an error, and a view of it to read from.

@@ -65,6 +65,25 @@ impl Plugin for Hostile {
                 let refused = (0..1000).find_map(|_| message.publish().err());
                 refused.map_or_else(|| "taken".to_owned(), |error| format!("refused: {error}"))
             }
+            "poison" => {
+                // What a broker may take for malformed, and then end the connection, which is everybody's.
+                let message = || Message::new(&self.to, "poison");
+                let poisons = [
+                    Message::new(&format!("{}/\u{1}", self.to), ""),
+                    Message::new(&format!("{}/\u{ffff}", self.to), ""),
+                    message().content_type("text/\u{7f}"),
+                    message().response_topic("answers/#"),
+                    message().response_topic("answers/\u{fdd0}"),
+                    message().user_property("\u{85}", ""),
+                    message().user_property("", "\u{10fffe}"),
+                    message().user_property("k", "v".repeat(70_000)),
+                    message().correlation_data(vec![0; 70_000]),
+                    Message::new(&self.to, vec![0xff]).utf8(),
+                ];
+                let is_taken = |poison: &Message| (0..100).any(|_| poison.publish().is_ok());
+                let taken: Vec<_> = (0..poisons.len()).filter(|number| is_taken(&poisons[*number])).collect();
+                format!("taken: {taken:?}")
+            }
             "many lines" => {
                 info!("{}", "\n".repeat(1_000_000));
                 info!("{}", "x\n".repeat(500_000));

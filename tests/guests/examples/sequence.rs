@@ -1,10 +1,10 @@
 //! Publishes the numbers from 0 up to `count` to `topic`: one each `interval` milliseconds,
 //! or all of them in `start` when that is 0. Each is as long as `bytes` asks for, and kept by the broker
-//! with `retain = "true"`. A `{n}` in the topic stands for the number, so that each has a topic of its own.
+//! with `retain = "true"`; the broker drops it when it is `expires` seconds old. A `{n}` in the topic stands for the number, so that each has a topic of its own.
 
 use std::time::Duration;
 
-use alphorn_guest::{Message, Plugin, PublishError, Qos, Result, Start, Timer, info, plugin, timers};
+use alphorn_guest::{Message, Plugin, PublishError, Qos, Result, Start, Timer, config, info, plugin, timers};
 use alphorn_test_guests::{optional, qos, required};
 
 struct Sequence {
@@ -12,6 +12,7 @@ struct Sequence {
     qos: Qos,
     bytes: usize,
     retain: bool,
+    expires: Option<Duration>,
     next: u32,
     count: u32,
 }
@@ -24,6 +25,7 @@ impl Plugin for Sequence {
             qos: qos(),
             bytes: optional("bytes", 0)?,
             retain: optional("retain", false)?,
+            expires: config("expires").map(|seconds| seconds.parse()).transpose()?.map(Duration::from_secs),
             next: 0,
             count: optional("count", 1)?,
         };
@@ -56,8 +58,12 @@ impl Sequence {
         let mut payload = self.next.to_string();
         payload.extend(std::iter::repeat_n(' ', self.bytes.saturating_sub(payload.len())));
         let topic = self.topic.replace("{n}", &self.next.to_string());
-        let message = Message::new(&topic, payload).qos(self.qos);
-        match (Message { retain: self.retain, ..message }).publish() {
+        let mut message = Message::new(&topic, payload).qos(self.qos);
+        message.retain = self.retain;
+        if let Some(time) = self.expires {
+            message = message.expires_after(time);
+        }
+        match message.publish() {
             Ok(_) => {}
             Err(PublishError::RateLimited(_) | PublishError::OutboxFull) => return Ok(false),
             Err(refusal) => {
