@@ -152,9 +152,6 @@ impl Task {
 
     /// Encodes requests, as far as they may leave now.
     pub(super) fn send_requests(&mut self, connection: &mut Connection, now: Instant) -> Result<(), LinkError> {
-        if !self.ownership.is_kept() {
-            return Ok(());
-        }
         self.plan(connection);
         while self.session.takes_requests() && connection.wire.outbound.len() < super::send::AHEAD {
             let Some(request) = self.requests.front() else { break };
