@@ -234,6 +234,8 @@ async fn round_of(protocol: &str, seed: u64) -> Result<()> {
         is_through.then_some(())
     };
     let through = broker.wait_for("all that was acknowledged", is_through).await;
+    // A process that has only just begun is ended by a signal as any other is.
+    host.log(&["start connect"]).await?;
     let peak = host.peak()?;
     host.stop().await?;
     through?;
