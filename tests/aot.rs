@@ -9,14 +9,14 @@ use std::{
 use alphorn::{
     link::WhenFull,
     plugin::{
-        compile::{CompileLimits, Compiler, TARGET},
-        component,
+        compile::{Compiler, TARGET},
+        component::{self, LoadLimits},
         engine::Engine,
     },
     signature::{self, Signer, TrustedKeys},
 };
 
-use crate::harness::{Bed, Config, Context as _, Host, Program, Result, Watcher, ensure, guest};
+use crate::harness::{Bed, Config, Context as _, Host, Program, Result, Watcher, ensure, guest, slow_to_compile};
 
 /// A bed with a pair of keys.
 struct Workshop {
@@ -234,6 +234,35 @@ async fn check_says_what_a_compiled_component_is() -> Result<()> {
     Ok(())
 }
 
+/// Where the engine tells of it, it is refused before it is made; else when it is, with the remedy, too.
+#[tokio::test]
+async fn a_compiled_component_that_begins_with_too_much_memory_is_refused_with_the_remedy() -> Result<()> {
+    let workshop = Workshop::open().await?;
+    let memories = |pages: usize, times: usize| {
+        let instances = "(core instance (instantiate $m))".repeat(times);
+        slow_to_compile(1, &format!("(core module $m (memory {pages})) {instances}"))
+    };
+    // 20 MiB in one piece, and 24 in two.
+    for (name, pages, times, is_told) in [("large", 320, 1, true), ("many", 192, 2, false)] {
+        let (from, to) = (format!("{name}.wasm"), format!("{name}.cwasm"));
+        workshop.bed.file(&from, memories(pages, times)?)?;
+        let path = workshop.compile(&from, &to).await?;
+        if is_told {
+            let parts =
+                ["20971520 bytes of memory or more", "may have 16777216 (`limits.memory`)", "at least \"20MiB\""];
+            workshop.refuses(&path, &parts).await?;
+        }
+        let plugin = format!(
+            "[host]\ntrusted_keys = [\"mine.pub\"]\n[plugins.p]\ncomponent = {to:?}\npublish = [\"out\"]\n\
+             command = {{ topic = \"out\" }}\n"
+        );
+        let mut host = Program::run(&workshop.bed.config(&plugin))?;
+        host.log(&["ERROR", "plugin{name=p}", "may have 16777216 (`limits.memory`)", "raise that to at least"]).await?;
+        host.stop().await?;
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn what_nobody_trusted_has_signed_is_refused() -> Result<()> {
     let workshop = Workshop::open().await?;
@@ -353,12 +382,12 @@ async fn a_host_that_keeps_nothing_runs_it_from_memory() -> Result<()> {
     let mut keys = TrustedKeys::default();
     keys.add(&fs::read_to_string(workshop.path("mine.pub"))?)?;
     let engine = Engine::new(Compiler::Nobody, None, WhenFull::DropNewest)?.trusting(keys);
-    let loaded = component::load(&engine, &path, CompileLimits::default()).await?;
+    let loaded = component::load(&engine, &path, LoadLimits::default()).await?;
     let native = loaded.about.native.as_ref().context("compiled")?;
     assert_eq!(native.heading.target, TARGET);
     // What is signed is these bytes, whatever the file is by now.
     fs::write(&path, "something else")?;
-    let error = component::load(&engine, &path, CompileLimits::default()).await;
+    let error = component::load(&engine, &path, LoadLimits::default()).await;
     ensure!(error.is_err(), "the file is another one");
     Ok(())
 }
@@ -366,7 +395,7 @@ async fn a_host_that_keeps_nothing_runs_it_from_memory() -> Result<()> {
 #[tokio::test]
 async fn a_host_without_a_compiler_says_who_has_one() -> Result<()> {
     let engine = Engine::new(Compiler::Nobody, None, WhenFull::DropNewest)?;
-    let error = component::load(&engine, &guest("keeper")?, CompileLimits::default()).await;
+    let error = component::load(&engine, &guest("keeper")?, LoadLimits::default()).await;
     let words = error.err().context("it was compiled")?.to_string();
     for part in ["keeper.wasm", "no compiler", &format!("alphorn build --aot --target {TARGET}"), "--features compiler"]
     {

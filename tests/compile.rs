@@ -102,6 +102,68 @@ async fn what_asks_for_too_much_is_refused_before_it_is_compiled() -> Result<()>
     host.stop().await
 }
 
+/// A memory of so many pages, which something of the component has from the begin.
+fn memory(pages: usize) -> String {
+    format!("(core module $large (memory {pages})) (core instance (instantiate $large))")
+}
+
+/// 20 MiB, and what its instances take beside that.
+const HUNGRY: usize = 320;
+
+#[tokio::test]
+async fn what_begins_with_more_memory_than_it_may_have_is_refused_before_it_is_compiled() -> Result<()> {
+    let bed = Bed::start().await?;
+    bed.file("hungry.wasm", slow_to_compile(200_000, &memory(HUNGRY))?)?;
+    let hungry = |name, memory| {
+        format!(
+            "[plugins.{name}]\ncomponent = \"hungry.wasm\"\ncommand = {{ topic = \"out\" }}\npublish = [\"out\"]\n\
+             limits = {{ {memory} compile = {{ time = \"50ms\" }} }}\n"
+        )
+    };
+    let text = [
+        hungry("by_default", ""),
+        hungry("too_little", "memory = \"20MiB\","),
+        hungry("enough", "memory = \"21MiB\","),
+    ];
+    let mut host = bed.connected("5", &text.concat()).await?;
+    for (name, limit) in [("by_default", "16777216"), ("too_little", "20971520")] {
+        let plugin = format!("plugin{{name={name}}}");
+        host.log(&["ERROR", &plugin, "hungry.wasm", limit, "`limits.memory`", "at least \"21MiB\""]).await?;
+        assert_eq!(host.logged(&[&plugin, "longer than 50ms"]), 0);
+    }
+    host.log(&["ERROR", "plugin{name=enough}", "longer than 50ms"]).await?;
+    host.stop().await
+}
+
+#[tokio::test]
+async fn check_refuses_what_begins_with_more_memory_than_it_may_have() -> Result<()> {
+    let bed = Bed::start().await?;
+    let slow = bed.file("slow.wasm", slow_to_compile(400_000, &memory(HUNGRY))?)?;
+    let file = bed.file("hungry.wasm", slow_to_compile(1, &memory(HUNGRY))?)?;
+    let check = |file: &std::path::Path, rest: &[&str]| {
+        let rest = rest.iter().map(std::ffi::OsStr::new);
+        Program::start(&["check".as_ref(), file.as_os_str()].into_iter().chain(rest).collect::<Vec<_>>())
+    };
+    // Nothing is known of its plugin, so it would have what each has.
+    let parts = ["slow.wasm", "16777216", "`limits.memory`", "at least \"21MiB\"", "the default", "--memory"];
+    check(&slow, &[])?.fails(65, &parts).await?;
+    let mut taken = check(&file, &["--memory", "21MiB"])?;
+    taken.fails(0, &[]).await?;
+    taken.prints(&["memory", "bytes when it begins", "20971520 in its memories and tables"]).await?;
+    // As a plugin of a configuration it has what that says, and the least where several have it.
+    let plugin = |name: &str, memory: &str| {
+        format!(
+            "[plugins.{name}]\ncomponent = \"hungry.wasm\"\ncommand = {{ topic = \"out\" }}\npublish = [\"out\"]\n\
+             limits = {{ memory = \"{memory}\" }}\n"
+        )
+    };
+    let config = bed.config(&plugin("large", "64MiB")).write()?;
+    check(&file, &["--config", &config.to_string_lossy()])?.fails(0, &[]).await?;
+    let config = bed.config(&[plugin("large", "64MiB"), plugin("small", "18MiB")].concat()).write()?;
+    let parts = ["hungry.wasm", "18874368", "[plugins.small]", "at least \"21MiB\""];
+    check(&file, &["--config", &config.to_string_lossy()])?.fails(65, &parts).await
+}
+
 #[tokio::test]
 async fn nothing_is_loaded_from_where_others_could_have_put_it() -> Result<()> {
     let bed = Bed::start().await?;

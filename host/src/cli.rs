@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use bytesize::ByteSize;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 /// Runs sandboxed WebAssembly plugins on an edge device and lends them its one MQTT connection.
@@ -244,9 +245,12 @@ pub(crate) struct CheckArgs {
     /// One JSON object.
     #[arg(long)]
     pub(crate) json: bool,
-    /// For a compiled one: the configuration whose `[host] trusted_keys` are believed [default: alphorn.toml, if there is one].
+    /// The configuration: if a plugin of it has this component, `limits.memory` of that holds. For a compiled one, its `[host] trusted_keys` are believed [default: alphorn.toml, if there is one].
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// The memory it may have, like 64MiB, whatever a configuration says.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<ByteSize>,
     /// For a compiled one: a minisign public key, or its file, to believe as well.
     #[arg(long, value_name = "KEY")]
     pub(crate) trust: Vec<String>,

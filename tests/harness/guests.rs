@@ -105,12 +105,12 @@ fn succeeds(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// A plain program that takes long to compile: one function of so many times five instructions. `imports`
-/// are what it asks for, as text.
-pub(crate) fn slow_to_compile(times: usize, imports: &str) -> Result<Vec<u8>> {
+/// A plain program that takes long to compile: one function of so many times five instructions. `rest`
+/// is what it has or asks for beside that, as text.
+pub(crate) fn slow_to_compile(times: usize, rest: &str) -> Result<Vec<u8>> {
     let body = "local.get 0 i32.const 7 i32.mul i32.const 3 i32.add local.set 0 ".repeat(times);
     let text = format!(
-        r#"(component {imports}
+        r#"(component {rest}
             (core module $slow (func (param i32) {body}))
             (core module $run (func (export "run") (result i32) (i32.const 0)))
             (core instance $run (instantiate $run))

@@ -12,8 +12,8 @@ use alphorn::{
     link::WhenFull,
     plugin::{
         ahead::{self, AheadError},
-        compile::{CompileLimits, TARGET},
-        component::{self, About},
+        compile::TARGET,
+        component::{self, About, LoadLimits},
         engine::Engine,
         native,
     },
@@ -38,7 +38,7 @@ pub(crate) async fn build(args: BuildArgs) -> Result<(), Failure> {
     let signer = signer.transpose()?;
     let engine =
         Engine::new(super::compiler(), None, WhenFull::DropNewest).context("the WebAssembly engine does not start")?;
-    let loaded = component::load(&engine, &component, CompileLimits::default())
+    let loaded = component::load(&engine, &component, LoadLimits::default())
         .await
         .map_err(|error| Failure::new(exit::DATA, error))?;
     let (code, target) = compile(&component, args.ahead.target.as_deref()).await?;

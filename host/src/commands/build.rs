@@ -3,7 +3,10 @@
 use alphorn::{
     builder,
     link::WhenFull,
-    plugin::{compile::CompileLimits, component, engine::Engine},
+    plugin::{
+        component::{self, LoadLimits},
+        engine::Engine,
+    },
 };
 use anyhow::Context;
 
@@ -20,7 +23,7 @@ pub(crate) async fn build(args: BuildArgs) -> Result<(), Failure> {
     let built = builder::build(&args.folder).await.map_err(|error| Failure::new(exit::DATA, error))?;
     let engine =
         Engine::new(super::compiler(), None, WhenFull::DropNewest).context("the WebAssembly engine does not start")?;
-    let loaded = component::load(&engine, &built.component, CompileLimits::default())
+    let loaded = component::load(&engine, &built.component, LoadLimits::default())
         .await
         .map_err(|error| Failure::new(exit::DATA, error))?;
     check::report(&loaded.about, args.json)

@@ -7,7 +7,7 @@ use crate::{
     config::{Config, PluginConfig},
     link::WhenFull,
     plugin::{
-        compile::{CompileError, CompileLimits, Compiler, is_kept},
+        compile::{CompileError, Compiler, is_kept},
         component::{self, ComponentError},
         engine::Engine,
     },
@@ -42,7 +42,7 @@ pub(super) async fn check(config: &Config) -> Check {
 }
 
 async fn look(engine: &Engine, plugin: &PluginConfig, data_dir: Option<&Path>) -> Outcome {
-    match component::load(engine, &plugin.component, CompileLimits::default()).await {
+    match component::load(engine, &plugin.component, (&plugin.limits).into()).await {
         Ok(loaded) => loaded.fits(plugin).map(|()| "compiled elsewhere"),
         Err(ComponentError::Compile { cause: CompileError::NoCompiler, .. }) if cfg!(feature = "compiler") => {
             let digest = regular_file::read(&plugin.component, COMPONENT).ok().map(|bytes| component::digest(&bytes));
@@ -92,6 +92,24 @@ mod tests {
         assert_eq!(check.status, Status::Fail(Fault::Configuration));
         let cause = check.cause.unwrap();
         for part in ["core: ", "core WebAssembly module", "text: ", "is not WebAssembly", "gone: ", "can't read"] {
+            assert!(cause.contains(part), "{cause}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_begins_with_more_memory_than_it_may_have_is_told_with_the_remedy() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = r#"(component
+            (core module $run (memory 320) (func (export "run") (result i32) (i32.const 0)))
+            (core instance $run (instantiate $run))
+            (func $run (result (result)) (canon lift (core func $run "run")))
+            (instance $run (export "run" (func $run)))
+            (export "wasi:cli/run@0.2.0" (instance $run)))"#;
+        fs::write(folder.path().join("hungry.wasm"), wat::parse_str(program).unwrap()).unwrap();
+        let check = check_of(folder.path(), "[plugins.hungry]\ncomponent = \"hungry.wasm\"\n").await;
+        assert_eq!(check.status, Status::Fail(Fault::Configuration));
+        let cause = check.cause.unwrap();
+        for part in ["hungry: ", "hungry.wasm", "16777216", "`limits.memory`", "at least \"21MiB\""] {
             assert!(cause.contains(part), "{cause}");
         }
     }

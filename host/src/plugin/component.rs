@@ -16,14 +16,17 @@ use wasmtime::component::Component;
 use super::{
     compile::{CompileError, CompileLimits},
     engine::Engine,
-    footprint::Footprint,
+    footprint::{ENTRY, Footprint, PAGE},
     guest::Pre,
     kind::{GUEST, Kind},
     memory::{MOST_INSTANCES, MOST_MEMORIES},
     native::{self, Native, NativeError},
     surface::Surface,
 };
-use crate::{config::PluginConfig, signature::Vouched};
+use crate::{
+    config::{Limits, PluginConfig},
+    signature::Vouched,
+};
 
 /// A component that can run here.
 #[derive(Clone)]
@@ -50,9 +53,26 @@ pub struct About {
     pub exports: Vec<String>,
     /// Where it was compiled elsewhere: for what, and who has signed it.
     pub native: Option<Native>,
-    /// What its instances take beside memories and tables. None: it was compiled elsewhere, and who
-    /// has signed it is trusted with that.
+    /// What it takes when it begins. None: it was compiled elsewhere, and who has signed it is trusted
+    /// with that.
     pub footprint: Option<Footprint>,
+    /// Bytes it has when it begins; at the least, if it was compiled elsewhere.
+    pub at_start: usize,
+}
+
+/// What loading a component keeps to.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LoadLimits {
+    /// What compiling it may take.
+    pub compile: CompileLimits,
+    /// Bytes it may have when it begins. None: any, since nothing is configured that would run it.
+    pub memory: Option<usize>,
+}
+
+impl From<&Limits> for LoadLimits {
+    fn from(limits: &Limits) -> Self {
+        Self { compile: limits.compile, memory: Some(limits.memory) }
+    }
 }
 
 /// Why a file can't run as a plugin. Each names the file, the cause and the remedy.
@@ -143,6 +163,22 @@ pub enum ComponentError {
         /// What it asks for.
         footprint: Footprint,
     },
+    /// It can't begin with what it may have.
+    #[error(
+        "{} has {at_start} bytes of memory{}, and may have {limit} (`limits.memory`): raise that to at least \"{}\", \
+         and by what it is to work with",
+        path.display(), when_it_begins(footprint.as_ref()), in_mib(*at_start)
+    )]
+    Memory {
+        /// The file.
+        path: PathBuf,
+        /// Bytes it has when it begins; at the least, without a footprint.
+        at_start: usize,
+        /// What these are for.
+        footprint: Option<Footprint>,
+        /// Bytes it may have.
+        limit: usize,
+    },
     /// Its settings are for another kind of component.
     #[error("{} does not fit its configuration: {cause}", path.display())]
     Settings {
@@ -167,7 +203,7 @@ const VERSION: Version = Version::new(0, 1, 0);
 const VERSION_TEXT: &str = "0.1.0";
 
 /// Reads, compiles and checks a component.
-pub async fn load(engine: &Engine, path: &Path, limits: CompileLimits) -> Result<Loaded, ComponentError> {
+pub async fn load(engine: &Engine, path: &Path, limits: LoadLimits) -> Result<Loaded, ComponentError> {
     let read = engine.read(path).await;
     let (bytes, turn) = read.map_err(|cause| ComponentError::Read { path: path.into(), cause })?;
     let path = path.to_owned();
@@ -190,18 +226,23 @@ pub async fn load(engine: &Engine, path: &Path, limits: CompileLimits) -> Result
     };
     if let Some(pre) = engine.shared.find(&digest) {
         debug!(?path, "another plugin runs it");
-        let about = About::of(engine, pre.component(), path, size, digest, native)?;
-        return Ok(Loaded { pre, about: Arc::new(About { footprint, ..about }) });
+        let about = About::of(engine, pre.component(), path, size, digest, native)?.with(footprint);
+        about.begins_within(limits.memory)?;
+        return Ok(Loaded { pre, about: Arc::new(about) });
     }
     if let Code::Wasm(bytes) = &code {
         check_before(&path, bytes)?;
     }
+    if let Some(footprint) = footprint {
+        begins_within(&path, footprint.at_start(), Some(footprint), limits.memory)?;
+    }
     let component = match code {
-        Code::Wasm(bytes) => compile(engine, &path, bytes, &digest, limits).await?,
+        Code::Wasm(bytes) => compile(engine, &path, bytes, &digest, limits.compile).await?,
         Code::Native(code) => accept(engine, &path, code, &digest).await?,
     };
     drop(turn);
-    let about = About { footprint, ..About::of(engine, &component, path.clone(), size, digest, native)? };
+    let about = About::of(engine, &component, path.clone(), size, digest, native)?.with(footprint);
+    about.begins_within(limits.memory)?;
     check_imports(&path, about.kind, &about.imports)?;
     let types = |cause: wasmtime::Error| ComponentError::Types { path: path.clone(), cause: format!("{cause:#}") };
     let pre = engine.linker.instantiate_pre(&component).map_err(types)?;
@@ -225,6 +266,46 @@ fn check_imports(path: &Path, kind: Kind, imports: &[String]) -> Result<(), Comp
         return Ok(());
     }
     Err(ComponentError::Imports { path: path.into(), missing: listed(&missing), lent: kind.lent() })
+}
+
+/// Whether a component can begin with the memory it may have.
+fn begins_within(
+    path: &Path,
+    at_start: usize,
+    footprint: Option<Footprint>,
+    limit: Option<usize>,
+) -> Result<(), ComponentError> {
+    match limit.filter(|limit| at_start > *limit) {
+        Some(limit) => Err(ComponentError::Memory { path: path.into(), at_start, footprint, limit }),
+        None => Ok(()),
+    }
+}
+
+/// What follows the bytes of memory that a component has when it begins: what they are for, as far as
+/// that is known.
+pub fn when_it_begins(footprint: Option<&Footprint>) -> String {
+    match footprint {
+        Some(Footprint { instances, bytes, initial, .. }) => format!(
+            " when it begins ({initial} in its memories and tables, and its {instances} core instances take {bytes})"
+        ),
+        None => " or more when it begins".to_owned(),
+    }
+}
+
+/// As the configuration takes it, and no less.
+pub fn in_mib(bytes: usize) -> String {
+    format!("{}MiB", bytes.div_ceil(1024 * 1024))
+}
+
+/// Bytes that code compiled elsewhere has when it begins, at the least: the engine tells only of the
+/// largest memory and of the largest table.
+fn least_of(component: &Component) -> usize {
+    let Some(resources) = component.resources_required() else { return 0 };
+    let bytes = |count: Option<u64>, each: usize| {
+        usize::try_from(count.unwrap_or_default()).unwrap_or(usize::MAX).saturating_mul(each)
+    };
+    let (pages, entries) = (resources.max_initial_memory_size, resources.max_initial_table_size);
+    bytes(pages, PAGE).saturating_add(bytes(entries, ENTRY))
 }
 
 /// What is in a file.
@@ -305,9 +386,21 @@ impl About {
         let imports = names.imports(&engine.engine).map(|(name, _)| name.to_owned()).collect();
         let exports: Vec<_> = names.exports(&engine.engine).map(|(name, _)| name.to_owned()).collect();
         match Kind::of(&exports) {
-            Some(kind) => Ok(Self { path, kind, size, digest, imports, exports, native, footprint: None }),
+            Some(kind) => {
+                let at_start = least_of(component);
+                Ok(Self { path, kind, size, digest, imports, exports, native, footprint: None, at_start })
+            }
             None => Err(of_no_kind(path, &exports)),
         }
+    }
+
+    /// With what is known of it, if that is so.
+    fn with(self, footprint: Option<Footprint>) -> Self {
+        Self { at_start: footprint.map_or(self.at_start, |footprint| footprint.at_start()), footprint, ..self }
+    }
+
+    fn begins_within(&self, limit: Option<usize>) -> Result<(), ComponentError> {
+        begins_within(&self.path, self.at_start, self.footprint, limit)
     }
 
     /// Short enough for people: the first digits of the digest.
@@ -319,15 +412,9 @@ impl About {
 impl Loaded {
     /// Whether these settings are for it.
     pub fn fits(&self, config: &PluginConfig) -> Result<(), ComponentError> {
-        let fits = self.about.kind.fits(config).and_then(|()| match self.about.footprint {
-            Some(Footprint { instances, bytes, .. }) if bytes > config.limits.memory => Err(format!(
-                "its {instances} core instances take {bytes} bytes beside their memories, and it may have {} in all \
-                 (`limits.memory`): raise that, or have its modules put into fewer instances",
-                config.limits.memory
-            )),
-            _ => Ok(()),
-        });
-        fits.map_err(|cause| ComponentError::Settings { path: self.about.path.clone(), cause })
+        let settings = |cause| ComponentError::Settings { path: self.about.path.clone(), cause };
+        self.about.kind.fits(config).map_err(settings)?;
+        self.about.begins_within(Some(config.limits.memory))
     }
 }
 

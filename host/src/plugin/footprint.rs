@@ -1,4 +1,5 @@
-//! What the core instances of a component take beside their memories and tables. Pure.
+//! What a component takes when it begins: its memories and tables, and its core instances beside
+//! them. Pure.
 //!
 //! Each instance of a module has a place for every global, import, table and function that can be
 //! referred to, and a component may instantiate one module as often as it likes, also by way of
@@ -6,11 +7,13 @@
 //! many instances there are, not how large they are, so that is added up before anything runs.
 //!
 //! The sums are upper bounds: where it can't be told which module or component is meant (it comes
-//! out of an instance), the largest there is counts.
+//! out of an instance), the largest there is counts. Only what memories and tables begin with is a
+//! lower one, and such a module's count for nothing there: they are counted once more when they are
+//! made, and until then nothing is refused that might do.
 
 use wasmparser::{
     ComponentAlias, ComponentExternalKind, ComponentInstance, ComponentOuterAliasKind, ComponentTypeRef, ElementItems,
-    ElementKind, Encoding, ExternalKind, Instance, Parser, Payload, TypeRef,
+    ElementKind, Encoding, ExternalKind, Instance, MemoryType, Parser, Payload, TypeRef,
 };
 
 /// What a component takes when it is instantiated, or one instance of a module.
@@ -24,6 +27,8 @@ pub struct Footprint {
     pub tables: usize,
     /// Bytes of all that, without what is in memories and tables.
     pub bytes: usize,
+    /// Bytes that its memories and tables begin with.
+    pub initial: usize,
 }
 
 /// What is kept for an instance, a memory or a table, whatever is in it: measured at a few hundred bytes.
@@ -37,6 +42,11 @@ const GLOBAL: usize = 16;
 /// An element of a passive segment, and a segment of either kind.
 const ELEMENT: usize = 16;
 const SEGMENT: usize = 32;
+
+/// A page of a memory that does not say how large its own are.
+pub(super) const PAGE: usize = 64 * 1024;
+/// Bytes of an entry of a table, as `memory.rs` counts them.
+pub(super) const ENTRY: usize = size_of::<usize>();
 
 impl Footprint {
     /// Of a component. It need not be valid: what can't be read is the compiler's to refuse.
@@ -71,19 +81,27 @@ impl Footprint {
         None
     }
 
+    /// Bytes it has when it begins.
+    pub fn at_start(&self) -> usize {
+        self.bytes.saturating_add(self.initial)
+    }
+
     fn add(&mut self, other: Self) {
         self.instances = self.instances.saturating_add(other.instances);
         self.memories = self.memories.saturating_add(other.memories);
         self.tables = self.tables.saturating_add(other.tables);
         self.bytes = self.bytes.saturating_add(other.bytes);
+        self.initial = self.initial.saturating_add(other.initial);
     }
 
+    /// The largest of both, of whose memories and tables nothing is sure.
     fn most(self, other: Self) -> Self {
         Self {
             instances: self.instances.max(other.instances),
             memories: self.memories.max(other.memories),
             tables: self.tables.max(other.tables),
             bytes: self.bytes.max(other.bytes),
+            initial: 0,
         }
     }
 }
@@ -121,6 +139,7 @@ struct Module {
     tables: usize,
     elements: usize,
     segments: usize,
+    initial: usize,
 }
 
 impl Module {
@@ -139,10 +158,19 @@ impl Module {
                 self.referred += section.count() as usize;
             }
             Payload::TagSection(section) => self.tags += section.count() as usize,
-            Payload::MemorySection(section) => self.memories += section.count() as usize,
+            // What is imported stands in another section: it counts where it is made.
+            Payload::MemorySection(section) => {
+                for memory in section {
+                    self.memories += 1;
+                    self.begins_with(initial(memory.ok()?));
+                }
+            }
             Payload::TableSection(section) => {
-                self.tables += section.count() as usize;
-                self.referred += section.count() as usize;
+                for table in section {
+                    self.tables += 1;
+                    self.referred += 1;
+                    self.begins_with(in_bytes(table.ok()?.ty.initial).saturating_mul(ENTRY));
+                }
             }
             Payload::ExportSection(section) => {
                 for export in section {
@@ -167,6 +195,10 @@ impl Module {
         Some(())
     }
 
+    fn begins_with(&mut self, bytes: usize) {
+        self.initial = self.initial.saturating_add(bytes);
+    }
+
     fn footprint(&self) -> Footprint {
         let referred = self.referred.min(self.functions);
         let bytes = [
@@ -180,8 +212,21 @@ impl Module {
             (self.segments, SEGMENT),
         ];
         let bytes = bytes.into_iter().fold(0, |sum: usize, (count, each)| sum.saturating_add(count * each));
-        Footprint { instances: 1, memories: self.memories, tables: self.tables, bytes }
+        Footprint { instances: 1, memories: self.memories, tables: self.tables, bytes, initial: self.initial }
     }
+}
+
+/// Bytes a memory begins with. What is more than there are addresses is as many as there are.
+fn initial(memory: MemoryType) -> usize {
+    let page = match memory.page_size_log2 {
+        Some(log2) => 1_usize.checked_shl(log2).unwrap_or(usize::MAX),
+        None => PAGE,
+    };
+    in_bytes(memory.initial).saturating_mul(page)
+}
+
+fn in_bytes(count: u64) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
 }
 
 /// The last of those that are open is a component, and this is in it.
@@ -306,6 +351,69 @@ mod tests {
         let libc = INSTANCE + MEMORY + FUNCTION;
         let main = INSTANCE + 2 * IMPORT + TABLE + GLOBAL + 2 * SEGMENT + 3 * ELEMENT + 4 * FUNCTION;
         assert_eq!(one.bytes, libc + main);
+        assert_eq!(one.initial, PAGE + 10 * ENTRY, "the memory that both have counts once");
+        assert_eq!(one.at_start(), one.bytes + one.initial);
+    }
+
+    #[test]
+    fn memories_and_tables_count_as_often_as_they_are_made() {
+        let initial = |modules: &str| of(&format!("(component {modules})")).initial;
+        let module = "(core module $m (memory 3 100) (memory 2) (table 5 funcref) (table 7 9 externref))";
+        assert_eq!(initial(module), 0, "a module that nobody makes an instance of");
+        let once = 5 * PAGE + 12 * ENTRY;
+        for times in 1..4 {
+            let instances = "(core instance (instantiate $m))".repeat(times);
+            assert_eq!(initial(&format!("{module} {instances}")), times * once);
+        }
+        // In components in it, too.
+        let inner = format!("(component $c {module} (core instance (instantiate $m)))");
+        assert_eq!(initial(&format!("{inner} (instance (instantiate $c)) (instance (instantiate $c))")), 2 * once);
+    }
+
+    #[test]
+    fn each_kind_of_memory_counts_its_bytes() {
+        let initial =
+            |what: &str| of(&format!("(component (core module $m {what}) (core instance (instantiate $m)))")).initial;
+        assert_eq!(initial("(memory i64 4)"), 4 * PAGE);
+        assert_eq!(initial("(memory 4 8 shared)"), 4 * PAGE);
+        assert_eq!(initial("(memory 1000 (pagesize 1))"), 1000);
+        assert_eq!(initial("(table i64 1000 funcref)"), 1000 * ENTRY);
+        assert_eq!(initial("(memory i64 0x1000000000000)"), usize::MAX);
+        assert_eq!(initial("(table i64 0xffffffffffffffff funcref) (memory 1)"), usize::MAX);
+    }
+
+    #[test]
+    fn nothing_is_counted_of_a_memory_that_may_not_be_made() {
+        // It may be the one module or the other.
+        let text = r#"(component
+            (core module $large (memory 1000)) (core module $small (memory 1))
+            (component $c (import "m" (core module $m)) (core instance (instantiate $m)))
+            (instance (instantiate $c (with "m" (core module $small))))
+            (core instance (instantiate $small)))"#;
+        assert_eq!(of(text).initial, PAGE);
+    }
+
+    /// What is added up here is what the engine asks for there.
+    #[cfg(feature = "compiler")]
+    #[test]
+    fn it_is_what_the_engine_asks_for() {
+        use super::super::{engine::config, memory::Memory};
+        let text = r#"(component
+            (core module $libc (memory (export "m") 3) (table (export "t") 11 funcref))
+            (core module $main (import "libc" "m" (memory 1)) (import "libc" "t" (table 1 funcref)) (memory i64 2))
+            (core instance $libc (instantiate $libc))
+            (core instance (instantiate $main (with "libc" (instance $libc))))
+            (core instance (instantiate $main (with "libc" (instance $libc)))))"#;
+        let engine = wasmtime::Engine::new(&config()).unwrap();
+        let component = wasmtime::component::Component::new(&engine, wat::parse_str(text).unwrap()).unwrap();
+        let initial = of(text).initial;
+        for (limit, has_room) in [(initial, true), (initial - 1, false)] {
+            let mut store = wasmtime::Store::new(&engine, Memory::new(limit));
+            store.limiter(|memory| memory);
+            store.set_epoch_deadline(1);
+            let made = wasmtime::component::Linker::new(&engine).instantiate(&mut store, &component);
+            assert_eq!(made.is_ok(), has_room);
+        }
     }
 
     #[test]

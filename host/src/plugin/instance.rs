@@ -33,7 +33,7 @@ use super::{
         alphorn::plugin::types::{MessageParam, PropertiesParam, UserPropertyParam},
         exports::alphorn::plugin::guest::{self, Event, Failure, StartInfo, StopReason},
     },
-    component::Loaded,
+    component::{Loaded, in_mib},
     engine::Engine,
     imports::GuestState,
     lent::Lent,
@@ -136,6 +136,11 @@ pub(super) enum Fault {
     StartOverran(Duration),
     #[error("it asked for more than {0} bytes of memory (`limits.memory`)")]
     Memory(usize),
+    #[error(
+        "it has {needs} bytes of memory or more when it begins, and may have {limit} (`limits.memory`): raise that to \
+         at least \"{}\"", in_mib(*.needs)
+    )]
+    Begins { needs: usize, limit: usize },
     #[error("it gave the host more than {0} bytes and a payload in one call (`limits.hostcall_bytes`)")]
     Copied(usize),
     #[error("its start failed: {0}")]
@@ -216,7 +221,8 @@ impl<G> Instance<G> {
         store.set_hostcall_fuel(limits.hostcall_bytes.saturating_add(max_payload as usize));
         // What its instances take beside memories and tables; nobody tells when they are made.
         let footprint = loaded.about.footprint.map_or(0, |footprint| footprint.bytes);
-        store.data_mut().memory().take(footprint).map_err(|_| Fault::Memory(limits.memory))?;
+        let begins = |needs| Fault::Begins { needs, limit: limits.memory };
+        store.data_mut().memory().take(footprint).map_err(|_| begins(footprint))?;
         let (running, begin) = (engine.run(), Instant::now());
         let guest = timeout(limits.start_deadline, pre.instantiate(&mut store)).await;
         drop(running);
@@ -226,8 +232,10 @@ impl<G> Instance<G> {
                 let (engine, began) = (engine.clone(), Instant::now());
                 Ok(Self { store, guest, engine, limits, turn, began, handed_over: 0 })
             }
-            Ok(Err(_)) if store.data_mut().memory().refused => Err(Fault::Memory(limits.memory)),
-            Ok(Err(error)) => Err(Fault::trapped(&error, &limits).with(stderr.last_words(begin))),
+            Ok(Err(error)) => match store.data_mut().memory().refused {
+                Some(needs) => Err(begins(needs)),
+                None => Err(Fault::trapped(&error, &limits).with(stderr.last_words(begin))),
+            },
             Err(_) => Err(Fault::StartOverran(limits.start_deadline)),
         }
     }
@@ -284,7 +292,7 @@ impl<G> Instance<G> {
         let refused = std::mem::take(&mut self.store.data_mut().memory().refused);
         self.turn.end();
         match result {
-            Err(Fault::Trapped(_)) if refused => Err(Fault::Memory(self.limits.memory)),
+            Err(Fault::Trapped(_)) if refused.is_some() => Err(Fault::Memory(self.limits.memory)),
             Err(fault @ (Fault::Trapped(_) | Fault::Exited(_))) => {
                 Err(fault.with(self.store.data().last_words(self.began)))
             }
@@ -517,8 +525,8 @@ mod tests {
         link::WhenFull,
         plugin::{
             bindings::exports::alphorn::plugin::guest::StartReason,
-            compile::{CompileLimits, Compiler},
-            component,
+            compile::Compiler,
+            component::{self, LoadLimits},
             guest::Guest,
             wasi::Wasi,
         },
@@ -540,7 +548,7 @@ mod tests {
         let path = folder.path().join("dummy.wasm");
         std::fs::write(&path, dummy()).unwrap();
         let engine = Engine::new(Compiler::InProcess, None, WhenFull::DropNewest).unwrap();
-        let loaded = component::load(&engine, &path, CompileLimits::default()).await.unwrap();
+        let loaded = component::load(&engine, &path, LoadLimits::default()).await.unwrap();
         let config = PluginConfig {
             component: path,
             grants: Grants::default(),

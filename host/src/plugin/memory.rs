@@ -7,6 +7,8 @@ use std::sync::{
 
 use wasmtime::ResourceLimiter;
 
+use super::footprint::ENTRY;
+
 /// All memories and tables of one guest together, its instances, and what the host holds for it:
 /// messages, a hand-over.
 pub(super) struct Memory {
@@ -14,8 +16,8 @@ pub(super) struct Memory {
     /// The same, for whoever looks on while it runs.
     shown: Arc<AtomicUsize>,
     limit: usize,
-    /// A request over the limit was refused.
-    pub(super) refused: bool,
+    /// What it would have had with the last request over the limit, which was refused.
+    pub(super) refused: Option<usize>,
 }
 
 impl ResourceLimiter for Memory {
@@ -24,7 +26,7 @@ impl ResourceLimiter for Memory {
     }
 
     fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(self.grow(desired.saturating_sub(current).saturating_mul(size_of::<usize>())))
+        Ok(self.grow(desired.saturating_sub(current).saturating_mul(ENTRY)))
     }
 
     // What these take beside their bytes is counted before anything runs (`footprint.rs`), but for
@@ -50,7 +52,7 @@ pub(super) const MOST_MEMORIES: usize = 100;
 
 impl Memory {
     pub(super) fn new(limit: usize) -> Self {
-        Self { used: 0, shown: Arc::default(), limit, refused: false }
+        Self { used: 0, shown: Arc::default(), limit, refused: None }
     }
 
     /// Shows the bytes it has.
@@ -77,7 +79,7 @@ impl Memory {
     fn grow(&mut self, bytes: usize) -> bool {
         let used = self.used.saturating_add(bytes);
         if used > self.limit {
-            self.refused = true;
+            self.refused = Some(used);
             return false;
         }
         self.used = used;

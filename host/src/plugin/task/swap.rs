@@ -514,7 +514,7 @@ impl Task {
     }
 
     async fn load(&mut self, path: PathBuf) -> Result<Loaded, ComponentError> {
-        let loaded = component::load(&self.surroundings.engine, &path, self.config.limits.compile).await?;
+        let loaded = component::load(&self.surroundings.engine, &path, (&self.config.limits).into()).await?;
         loaded.fits(&self.config)?;
         Ok(loaded)
     }
@@ -550,7 +550,7 @@ async fn load_kept(surroundings: &Surroundings, digest: &str, config: &PluginCon
     let (versions, kept) = (surroundings.versions.clone(), digest.to_owned());
     let path = tokio::task::spawn_blocking(move || versions.find(&kept)).await.ok().flatten();
     let path = path.ok_or_else(|| SwapError::NotKept(digest.to_owned()))?;
-    Ok(component::load(&surroundings.engine, &path, config.limits.compile).await?)
+    Ok(component::load(&surroundings.engine, &path, (&config.limits).into()).await?)
 }
 
 /// Loads a file, and keeps a copy for a roll-back after the end of the process.
@@ -559,7 +559,7 @@ async fn load_and_keep(
     path: PathBuf,
     config: &PluginConfig,
 ) -> Result<Loaded, ComponentError> {
-    let loaded = component::load(&surroundings.engine, &path, config.limits.compile).await?;
+    let loaded = component::load(&surroundings.engine, &path, (&config.limits).into()).await?;
     loaded.fits(config)?;
     let (versions, digest) = (surroundings.versions.clone(), loaded.about.digest.clone());
     let seal = loaded.about.native.as_ref().and_then(|native| native.seal.clone());
