@@ -222,7 +222,7 @@ async fn sent_again(old: &str, outbox: &str, ticks: usize) -> Result<(Scripted, 
 /// The time that has passed counts, also where the broker still knows the session.
 #[tokio::test]
 async fn the_expiry_of_a_message_is_less_when_it_is_sent_again() -> Result<()> {
-    let (broker, mut host, _bed) = sent_again("expires = \"100\"", "", 8).await?;
+    let (broker, mut host, _bed) = sent_again("expiry = \"100\"", "", 8).await?;
     let expiries: Vec<_> = broker
         .published("seq")
         .iter()
@@ -239,7 +239,7 @@ async fn the_expiry_of_a_message_is_less_when_it_is_sent_again() -> Result<()> {
 
 #[tokio::test]
 async fn what_is_too_old_is_not_sent_again() -> Result<()> {
-    for (old, outbox, why) in [("", "max_age = \"1s\"", "max_age"), ("expires = \"1\"", "", "message expiry passed")] {
+    for (old, outbox, why) in [("", "max_age = \"1s\"", "max_age"), ("expiry = \"1\"", "", "message expiry passed")] {
         let (broker, mut host, _bed) = sent_again(old, outbox, 8).await?;
         host.log(&["WARN", "a message was dropped", "seq", why]).await?;
         assert_eq!(broker.published("seq").len(), 1, "{why}");

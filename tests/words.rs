@@ -1,6 +1,9 @@
 //! What the program says: nobody else can put words into its mouth, and its words lead to the cause.
 
-use std::{ffi::OsStr, time::Duration};
+use std::{
+    ffi::OsStr,
+    time::{Duration, Instant},
+};
 
 use alphorn::escape::is_hidden;
 use serde_json::Value;
@@ -193,4 +196,32 @@ async fn the_link_says_no_more_of_a_plugin_than_its_rate() -> Result<()> {
     let said = host.logged(&["a message was dropped"]);
     ensure!(refused >= 20 && said * 4 < refused, "{said} lines of {refused} messages");
     tokio::time::timeout(Duration::from_secs(10), host.stop()).await?
+}
+
+/// Each of many thousand messages a second is dropped, since it expires at once, and each could be a line.
+#[tokio::test]
+async fn messages_that_expire_at_once_fill_no_log() -> Result<()> {
+    let bed = Bed::start().await?;
+    let config = bed.config(
+        r#"
+        [outbox]
+        storage = "memory"
+        [plugins.flood]
+        component = "sequence.wasm"
+        publish = ["seq"]
+        config = { topic = "seq", count = "4000000000", interval = "1", each = "1000", expiry = "0" }
+        limits = { log_rate = "1/s", publish_rate = "unlimited" }
+        "#,
+    );
+    let begin = Instant::now();
+    let mut host = Program::run(&config)?;
+    host.log(&["connect success"]).await?;
+    Host::of(&config).await?.until("flood", |row| row.lost > 50_000).await?;
+    host.stop().await?;
+    ensure!(host.logged(&["plugin=\"flood\"", "a message was dropped"]) > 0, "nothing is said of it");
+    // One a second that it writes and one about it, each with one that says how many were left out, and
+    // a burst of one; and what the host says of itself.
+    let most = 30 + 4 * (begin.elapsed().as_secs() as usize + 2);
+    ensure!(host.logged(&[]) < most, "{} lines, and {most} would be many", host.logged(&[]));
+    Ok(())
 }

@@ -1,6 +1,7 @@
-//! Publishes the numbers from 0 up to `count` to `topic`: one each `interval` milliseconds,
-//! or all of them in `start` when that is 0. Each is as long as `bytes` asks for, and kept by the broker
-//! with `retain = "true"`; the broker drops it when it is `expires` seconds old. A `{n}` in the topic stands for the number, so that each has a topic of its own.
+//! Publishes the numbers from 0 up to `count` to `topic`: `each` of them (1 unless it says more) every
+//! `interval` milliseconds, or all of them in `start` when that is 0. Each is as long as `bytes` asks for,
+//! kept by the broker with `retain = "true"`, and expires after `expiry` seconds if that is given. A `{n}`
+//! in the topic stands for the number, so that each has a topic of its own.
 
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ struct Sequence {
     qos: Qos,
     bytes: usize,
     retain: bool,
-    expires: Option<Duration>,
+    expiry: Option<Duration>,
+    each: u32,
     next: u32,
     count: u32,
 }
@@ -25,7 +27,8 @@ impl Plugin for Sequence {
             qos: qos(),
             bytes: optional("bytes", 0)?,
             retain: optional("retain", false)?,
-            expires: config("expires").map(|seconds| seconds.parse()).transpose()?.map(Duration::from_secs),
+            expiry: config("expiry").map(|seconds| seconds.parse().map(Duration::from_secs)).transpose()?,
+            each: optional("each", 1)?,
             next: 0,
             count: optional("count", 1)?,
         };
@@ -37,7 +40,7 @@ impl Plugin for Sequence {
     }
 
     fn on_timer(&mut self, timer: Timer, missed: u32) -> Result {
-        for _ in 0..=missed {
+        for _ in 0..missed.saturating_add(1).saturating_mul(self.each) {
             if !self.step()? {
                 break;
             }
@@ -59,11 +62,10 @@ impl Sequence {
         payload.extend(std::iter::repeat_n(' ', self.bytes.saturating_sub(payload.len())));
         let topic = self.topic.replace("{n}", &self.next.to_string());
         let mut message = Message::new(&topic, payload).qos(self.qos);
-        message.retain = self.retain;
-        if let Some(time) = self.expires {
-            message = message.expires_after(time);
+        if let Some(expiry) = self.expiry {
+            message = message.expires_after(expiry);
         }
-        match message.publish() {
+        match (Message { retain: self.retain, ..message }).publish() {
             Ok(_) => {}
             Err(PublishError::RateLimited(_) | PublishError::OutboxFull) => return Ok(false),
             Err(refusal) => {
