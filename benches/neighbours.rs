@@ -1,12 +1,15 @@
 //! How long an echo takes while another plugin misbehaves, beside how long it takes in quiet; and
 //! how long a lone message takes to its acknowledgement while a plugin publishes all it can.
 //!
+//! What the host logs goes to a file by the program's own way, as with `alphorn run 2> FILE`.
+//!
 //!     cargo bench -p alphorn-benches --bench neighbours
 //!     cargo bench -p alphorn-benches --bench neighbours -- loop chatter    # only these deeds
 
 mod support;
 
 use std::{
+    fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -16,22 +19,37 @@ use alphorn::{
     builder,
     host::Host,
     link::{Client, Item, Link, Mailbox, Notice},
+    log::{self, Log, Stderr},
     message::{Message, Qos},
     plugin::compile::Compiler,
+    recent::Recent,
     topic::{TopicFilter, TopicName},
 };
 use alphorn_dev_broker::{DevBroker, Sink};
 use anyhow::{Context, Result, bail, ensure};
 use support::{config, config_for, observer::unlimited, say, servers::Certificates};
 use tokio::time::{interval, sleep, timeout};
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 /// Echoes of one measurement, and how many a second.
 const ECHOES: u32 = 600;
 const RATE: u32 = 200;
 
-/// What the hostile plugin is told, how often a second, and how many of it there are.
-const DEEDS: [(&str, u32, usize); 6] =
-    [("loop", 1, 1), ("loop", 1, 2), ("eat", 5, 1), ("flood", 1, 1), ("chatter", 5, 1), ("recurse", 5, 1)];
+/// What the hostile plugin is told, how often a second, how many of it there are, and what else it may.
+const DEEDS: [(&str, u32, usize, &str); 7] = [
+    ("loop", 1, 1, ""),
+    ("loop", 1, 2, ""),
+    ("eat", 5, 1, ""),
+    ("flood", 1, 1, ""),
+    ("chatter", 5, 1, ""),
+    // No plugin has that by default: all of it goes the whole way.
+    ("chatter", 5, 1, "log_rate = \"unlimited\""),
+    ("recurse", 5, 1, ""),
+];
 
 /// The measurement of lone messages, to choose it by.
 const LONE: &str = "lone";
@@ -40,26 +58,41 @@ fn main() -> Result<()> {
     if !std::env::args().any(|argument| argument == "--bench") {
         return Ok(());
     }
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run())
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("log");
+    log_to(&file)?;
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(&file))
 }
 
-async fn run() -> Result<()> {
+/// The log as `alphorn run` has it, into a file.
+fn log_to(file: &Path) -> Result<()> {
+    let log = Log::new(Recent::new(), Stderr::to(File::create(file)?)?, false);
+    let filter = Targets::new().with_default(LevelFilter::INFO).with_targets([
+        ("mqtt5", LevelFilter::WARN),
+        ("alphorn_dev_broker", LevelFilter::WARN),
+        (log::SPANS, LevelFilter::ERROR),
+    ]);
+    tracing_subscriber::registry().with(filter).with(log).try_init().context("there is a log already")
+}
+
+async fn run(log: &Path) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?;
     let echo = builder::build(&root.join("plugins/echo")).await?.component;
     let hostile = hostile(root, &echo)?;
     say(&format!("an echo through a plugin, {RATE}/s, {ECHOES} of them: p50, p99 and the worst, in microseconds"));
-    let quiet = measure(&echo, &hostile, "", 0, 1).await?;
+    let quiet = measure(&echo, &hostile, "", 0, 1, "").await?;
     say(&format!("quiet            {quiet:?}"));
     let chosen: Vec<_> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    for (deed, times, count) in DEEDS {
+    for (deed, times, count, limits) in DEEDS {
         if !chosen.is_empty() && !chosen.iter().any(|name| name == deed) {
             continue;
         }
-        let beside = measure(&echo, &hostile, deed, times, count).await?;
-        let ratio = f64::from(beside[1]) / f64::from(quiet[1].max(1));
-        say(&format!("{count} x {deed:<12} {beside:?}  p99 beside quiet {ratio:.2}"));
+        let before = fs::metadata(log)?.len();
+        let beside = measure(&echo, &hostile, deed, times, count, limits).await?;
+        let (ratio, logged) = (f64::from(beside[1]) / f64::from(quiet[1].max(1)), fs::metadata(log)?.len() - before);
+        say(&format!("{count} x {deed:<12} {limits} {beside:?}  p99 beside quiet {ratio:.2}, {logged} bytes of log"));
     }
-    let again = measure(&echo, &hostile, "", 0, 1).await?;
+    let again = measure(&echo, &hostile, "", 0, 1, "").await?;
     say(&format!("quiet once more  {again:?}"));
     if !chosen.is_empty() && !chosen.iter().any(|name| name == LONE) {
         return Ok(());
@@ -138,18 +171,19 @@ fn hostile(root: &Path, echo: &Path) -> Result<PathBuf> {
     Ok(target.join("release/examples/hostile.wasm"))
 }
 
-async fn measure(echo: &Path, hostile: &Path, deed: &str, times: u32, count: usize) -> Result<[u32; 3]> {
+async fn measure(echo: &Path, hostile: &Path, deed: &str, times: u32, count: usize, limits: &str) -> Result<[u32; 3]> {
     let folder = tempfile::tempdir()?;
     let broker = DevBroker::start(folder.path()).await?;
     let mut plugins = format!(
         "[outbox]\nstorage = \"memory\"\n[plugins.echo]\ncomponent = {echo:?}\npublish = [\"test/+/echo\"]\n\
          subscribe = [\"test/+\"]\nconfig = {{ filter = \"test/+\" }}\nlimits = {{ publish_rate = \"unlimited\" }}\n"
     );
+    let more = if limits.is_empty() { String::new() } else { format!(", {limits}") };
     for number in 0..count {
         plugins += &format!(
             "[plugins.hostile{number}]\ncomponent = {hostile:?}\npublish = [\"said\"]\nsubscribe = [\"deeds\"]\n\
              config = {{ to = \"said\", filters = \"deeds\" }}\n\
-             limits = {{ deadline = \"5s\", retry = {{ max = 1 }}, restart = {{ max = 1000, within = \"1m\" }} }}\n"
+             limits = {{ deadline = \"5s\", retry = {{ max = 1 }}, restart = {{ max = 1000, within = \"1m\" }}{more} }}\n"
         );
     }
     let host = Host::start(config(&broker, "host", &plugins)?, Compiler::InProcess)?;

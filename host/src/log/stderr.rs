@@ -38,6 +38,9 @@ struct Queue {
     has_thread: bool,
 }
 
+/// The name of the thread that writes.
+const THREAD: &str = "alphorn-log";
+
 /// There is one stderr.
 static OF_PROCESS: LazyLock<Stderr> = LazyLock::new(Stderr::default);
 
@@ -45,6 +48,16 @@ impl Stderr {
     /// This process's.
     pub fn of_process() -> Self {
         OF_PROCESS.clone()
+    }
+
+    /// In place of a process's: for tests and benchmarks, which keep what they log apart.
+    pub fn to(mut out: impl Write + Send + 'static) -> io::Result<Self> {
+        let stderr = Self::default();
+        let shared = stderr.0.clone();
+        let write = move || shared.write_all_there_is(&mut out);
+        thread::Builder::new().name(THREAD.into()).spawn(write)?;
+        stderr.0.queue().has_thread = true;
+        Ok(stderr)
     }
 
     /// Nothing is written.
@@ -62,7 +75,7 @@ impl Stderr {
             let shared = self.0.clone();
             let write = move || shared.write_all_there_is(&mut io::stderr());
             // Only what logs needs the thread, and most commands don't.
-            queue.has_thread = thread::Builder::new().name("alphorn-log".into()).spawn(write).is_ok();
+            queue.has_thread = thread::Builder::new().name(THREAD.into()).spawn(write).is_ok();
             if !queue.has_thread {
                 drop(queue);
                 let _ = writeln!(io::stderr(), "{line}");
@@ -168,11 +181,8 @@ mod tests {
         }
         let (let_go, stuck) = std::sync::mpsc::channel();
         let written = Arc::default();
-        let mut out = Stuck(stuck, Arc::clone(&written));
-        let stderr = Stderr::default();
-        stderr.0.queue().has_thread = true;
-        let shared = stderr.0.clone();
-        thread::spawn(move || shared.write_all_there_is(&mut out));
+        let out = Stuck(stuck, Arc::clone(&written));
+        let stderr = Stderr::to(out).unwrap();
         (0..100_000).for_each(|number| stderr.write(&format!("line {number}"), true));
         stderr.flush(Duration::from_millis(10));
         assert!(written.lock().unwrap().is_empty());
