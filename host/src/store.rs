@@ -204,12 +204,12 @@ impl Store {
     /// Makes all changes in one transaction, durable when this returns.
     pub fn write<'a>(&mut self, changes: impl IntoIterator<Item = &'a Change> + Clone) -> Result<Written, StoreError> {
         self.leave_room(changes.clone())?;
-        let mut written = self.leave_view(false).and_then(|()| self.write_or_undo(changes.clone()));
+        let mut written = self.leave_view(false).and_then(|()| self.write_or_undo(&mut changes.clone().into_iter()));
         let is_full = written.as_ref().is_err_and(StoreError::is_full);
         if is_full && frees(changes.clone()) && self.folder.has(RESERVE.0).unwrap_or(false) {
             // That is what it is for. It is made again when there is room again.
             let _ = self.folder.remove(RESERVE.0);
-            written = self.leave_view(true).and_then(|()| self.write_or_undo(changes));
+            written = self.leave_view(true).and_then(|()| self.write_or_undo(&mut changes.into_iter()));
         }
         if written.is_ok() {
             self.keep_reserve();
@@ -217,10 +217,8 @@ impl Store {
         written
     }
 
-    fn write_or_undo<'a>(
-        &mut self,
-        changes: impl IntoIterator<Item = &'a Change> + Clone,
-    ) -> Result<Written, StoreError> {
+    /// Not for each kind of iterator anew: redb's part of that is large.
+    fn write_or_undo(&mut self, changes: &mut dyn Iterator<Item = &Change>) -> Result<Written, StoreError> {
         let before = (self.last, self.bytes, self.sizes(), self.numbers);
         let written = self.try_write(changes);
         if let Err(error) = &written {
@@ -286,18 +284,18 @@ impl Store {
         self.inboxes.iter().map(|(plugin, inbox)| (plugin.clone(), inbox.bytes, inbox.dead)).collect()
     }
 
-    fn try_write<'a>(&mut self, changes: impl IntoIterator<Item = &'a Change>) -> Result<Written, StoreError> {
+    fn try_write(&mut self, changes: &mut dyn Iterator<Item = &Change>) -> Result<Written, StoreError> {
         let now = Stamp::now(self.last.as_ref());
         self.connect()?;
         let pending = std::mem::take(&mut self.pending);
         let written = if pending.is_empty() {
             self.transact(changes, now)
         } else {
-            let all: Vec<&Change> = pending.iter().chain(changes.into_iter().map(|change: &Change| change)).collect();
+            let all: Vec<&Change> = pending.iter().chain(changes.map(|change: &Change| change)).collect();
             // What was settled meanwhile need not be put in before, where there is little room.
             let settled: HashSet<_> = all.iter().filter_map(|change| change.settles()).collect();
             let is_needed = |change: &&Change| change.takes().is_none_or(|message| !settled.contains(&message));
-            self.transact(all.iter().copied().filter(is_needed), now)
+            self.transact(&mut all.iter().copied().filter(is_needed), now)
         };
         match &written {
             Ok(_) => {
@@ -310,13 +308,9 @@ impl Store {
         written
     }
 
-    fn transact<'a>(
-        &mut self,
-        changes: impl IntoIterator<Item = &'a Change>,
-        now: Stamp,
-    ) -> Result<Written, StoreError> {
+    fn transact(&mut self, changes: &mut dyn Iterator<Item = &Change>, now: Stamp) -> Result<Written, StoreError> {
         let Self { database, log, inboxes, bytes, numbers, .. } = self;
-        let written = || {
+        let mut written = || {
             let database = database.as_ref().ok_or(redb::Error::DatabaseClosed)?;
             let transaction = database.begin_write()?;
             numbers.group = log.as_ref().map_or(numbers.group, Log::last);

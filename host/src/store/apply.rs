@@ -40,9 +40,9 @@ struct Tables<'t> {
 const NEAR: u64 = 32;
 
 /// Makes all changes, in order.
-pub(super) fn apply<'a>(
+pub(super) fn apply(
     transaction: &WriteTransaction,
-    changes: impl IntoIterator<Item = &'a Change>,
+    changes: &mut dyn Iterator<Item = &Change>,
     now: Stamp,
     inboxes: &mut HashMap<Arc<str>, Inbox>,
     bytes: &mut u64,
@@ -67,7 +67,7 @@ pub(super) fn apply<'a>(
         now,
         record: Vec::new(),
     };
-    let (mut changes, mut settled, mut session) = (changes.into_iter().peekable(), Vec::new(), None);
+    let (mut changes, mut settled, mut session) = (changes.peekable(), Vec::new(), None);
     while let Some(change) = changes.next() {
         match change {
             Change::Taken { owner, .. } => tables.put_into_outbox(owner, change, &mut changes)?,
@@ -88,7 +88,9 @@ pub(super) fn apply<'a>(
                 at_broker.remove(filter.as_str())?;
             }
             Change::NothingAtBroker => {
-                at_broker.retain(|_, _| false)?;
+                drop(at_broker);
+                transaction.delete_table(AT_BROKER)?;
+                at_broker = transaction.open_table(AT_BROKER)?;
                 session = Some(tables.last.number);
             }
             Change::Installed { plugin, installed } => {

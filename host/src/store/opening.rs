@@ -121,7 +121,7 @@ impl Store {
         }
         self.pending = changes;
         if self.view.is_none() {
-            match self.write_or_undo([].iter()) {
+            match self.write_or_undo(&mut std::iter::empty()) {
                 Ok(_) => {
                     if is_foreign {
                         // At worst it is met again.
@@ -504,7 +504,7 @@ impl Store {
             Some(database) if !pending.is_empty() => {
                 let mark = log.as_ref().map(Log::mark).unwrap_or_default();
                 let transaction = database.begin_write()?;
-                let shown = apply::apply(&transaction, &pending, now, inboxes, bytes, numbers, mark);
+                let shown = apply::apply(&transaction, &mut pending.iter(), now, inboxes, bytes, numbers, mark);
                 shown.and_then(|_| Ok(transaction.commit()?))
             }
             _ => Ok(()),

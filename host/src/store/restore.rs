@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use redb::{ReadOnlyTable, ReadableDatabase, ReadableTable};
+use redb::{Key, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, Value};
 
 use super::{
     AT_BROKER, DEAD, INBOX, INSTALLED, Inbox, Last, META, OUTBOX, PROBATION, QUARANTINE, Quarantined, Repeatable,
@@ -11,6 +11,7 @@ use super::{
 use crate::{router::Subscription, topic::TopicFilter};
 
 type Meta = ReadOnlyTable<&'static str, &'static [u8]>;
+type Messages = TableDefinition<'static, (&'static str, u64), &'static [u8]>;
 
 impl Store {
     /// Reads all that is needed to begin, and counts.
@@ -23,39 +24,32 @@ impl Store {
             let stamped = stamp(&meta, "stamp")?;
             // Before there was a stamp for that, the last one was all that was known.
             restored.trusted = stamp(&meta, "trusted")?.or(stamped).and_then(|stamp| stamp.wall());
-            let (outbox, last_seq) = count(&read.open_table(OUTBOX)?)?;
-            let (inbox, last_number) = count(&read.open_table(INBOX)?)?;
+            let (outbox, last_seq) = count(&read, OUTBOX)?;
+            let (inbox, last_number) = count(&read, INBOX)?;
             restored.last_seq = restored.last_seq.max(last_seq);
             restored.last_number = restored.last_number.max(last_number);
             (restored.outbox, restored.inbox) = (outbox, inbox);
-            let (kept, last_kept) = count(&read.open_table(PROBATION)?)?;
-            let (dead, last_dead) = count(&read.open_table(DEAD)?)?;
+            let (kept, last_kept) = count(&read, PROBATION)?;
+            let (dead, last_dead) = count(&read, DEAD)?;
             restored.last_number = restored.last_number.max(last_kept).max(last_dead);
-            let mut plugins: BTreeSet<Arc<str>> =
-                kept.iter().chain(&dead).map(|waiting| waiting.name.clone()).collect();
-            for row in read.open_table(INSTALLED)?.iter()? {
-                plugins.insert(row?.0.value().into());
-            }
+            let mut plugins = BTreeSet::<Arc<str>>::new();
+            plugins.extend(kept.iter().chain(&dead).map(|waiting| waiting.name.clone()));
+            each(&read, INSTALLED, &mut |plugin, _| plugins.extend([plugin.into()]))?;
             restored.plugins = plugins.into_iter().collect();
-            for row in read.open_table(SUBSCRIPTIONS)?.iter()? {
-                let (key, value) = row?;
-                let ((plugin, filter), (at_least_once, identifier)) = (key.value(), value.value());
+            each(&read, SUBSCRIPTIONS, &mut |(plugin, filter), (at_least_once, identifier)| {
                 if let Ok(filter) = TopicFilter::parse(filter.to_owned()) {
                     let (plugin, qos) = (plugin.into(), qos(at_least_once));
                     restored.subscriptions.push(Wanted { plugin, filter, qos, identifier });
                 }
-            }
-            for row in read.open_table(AT_BROKER)?.iter()? {
-                let (key, value) = row?;
-                let (at_least_once, identifier) = value.value();
-                if let Ok(filter) = TopicFilter::parse(key.value().to_owned()) {
+            })?;
+            each(&read, AT_BROKER, &mut |filter, (at_least_once, identifier)| {
+                if let Ok(filter) = TopicFilter::parse(filter.to_owned()) {
                     restored.at_broker.push(Subscription { filter, qos: qos(at_least_once), identifier });
                 }
-            }
-            for row in read.open_table(QUARANTINE)?.iter()? {
-                let (_, value) = row?;
-                let Ok((body, _)) = record::decode(value.value()) else { continue };
-                let Some(message) = body.message() else { continue };
+            })?;
+            each(&read, QUARANTINE, &mut |_, value| {
+                let Ok((body, _)) = record::decode(value) else { return };
+                let Some(message) = body.message() else { return };
                 restored.quarantined.push(Quarantined {
                     owner: body.name.into(),
                     seq: body.place,
@@ -63,21 +57,19 @@ impl Store {
                     reason: body.reason.to_owned(),
                 });
                 restored.last_seq = restored.last_seq.max(body.place);
-            }
+            })?;
             let session = number(&meta, SESSION)?;
             for table in [INBOX, DEAD] {
-                for row in read.open_table(table)?.iter()? {
-                    let (key, value) = row?;
-                    let ((plugin, number), value) = (key.value(), value.value());
+                each(&read, table, &mut |(plugin, number), value| {
                     let is_of_now = number > session.unwrap_or_default();
                     let body = Some(value).filter(|_| is_of_now).and_then(|value| record::decode(value).ok());
                     if let Some((body, _)) = body.filter(|(body, _)| body.packet_id != 0) {
                         let (plugin, packet_id, digest) = (plugin.into(), body.packet_id, body.digest());
                         restored.repeatable.push(Repeatable { plugin, number, packet_id, digest });
                     }
-                }
+                })?;
             }
-            restored.repeatable.sort_by_key(|repeatable| repeatable.number);
+            restored.repeatable.sort_unstable_by_key(|repeatable| repeatable.number);
             let needless = restored.repeatable.len().saturating_sub(u16::MAX.into());
             restored.repeatable.drain(..needless);
             restored.has_session = session.is_some()
@@ -134,12 +126,24 @@ fn number(meta: &Meta, key: &str) -> Result<Option<u64>, redb::Error> {
     Ok(value.and_then(|value| Some(u64::from_le_bytes(value.value().try_into().ok()?))))
 }
 
-/// What each plugin has in a table, and the highest number.
-fn count(table: &impl ReadableTable<(&'static str, u64), &'static [u8]>) -> Result<(Vec<Waiting>, u64), redb::Error> {
-    let (mut counted, mut last): (Vec<Waiting>, u64) = (Vec::new(), 0);
-    for row in table.iter()? {
+/// Shows each row of a table, in order.
+pub(super) fn each<K: Key + 'static, V: Value + 'static>(
+    read: &ReadTransaction,
+    table: TableDefinition<'_, K, V>,
+    show: &mut dyn for<'a> FnMut(K::SelfType<'a>, V::SelfType<'a>),
+) -> Result<(), redb::Error> {
+    for row in read.open_table(table)?.iter()? {
         let (key, value) = row?;
-        let ((name, number), cost) = (key.value(), cost(value.value()));
+        show(key.value(), value.value());
+    }
+    Ok(())
+}
+
+/// What each plugin has in a table, and the highest number.
+fn count(read: &ReadTransaction, table: Messages) -> Result<(Vec<Waiting>, u64), redb::Error> {
+    let (mut counted, mut last): (Vec<Waiting>, u64) = (Vec::new(), 0);
+    each(read, table, &mut |(name, number), value| {
+        let cost = cost(value);
         last = last.max(number);
         match counted.last_mut().filter(|waiting| *waiting.name == *name) {
             Some(waiting) => {
@@ -148,6 +152,6 @@ fn count(table: &impl ReadableTable<(&'static str, u64), &'static [u8]>) -> Resu
             }
             None => counted.push(Waiting { name: name.into(), messages: 1, bytes: cost }),
         }
-    }
+    })?;
     Ok((counted, last))
 }

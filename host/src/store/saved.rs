@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use redb::{ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{ReadableDatabase, TableDefinition};
 
 use super::{
     DEAD, DeadLetter, Entries, INSTALLED, Installed, PROBATION, QUARANTINE, Quarantined, Record, SNAPSHOT, STATE,
-    SUBSCRIPTIONS, Saved, Store, StoreError, Taken, page, qos, record,
+    SUBSCRIPTIONS, Saved, Store, StoreError, Taken, page, qos, record, restore::each,
 };
 use crate::{clock::Age, clock::Stamp, store::Arrived, topic::TopicFilter};
 
@@ -54,16 +54,13 @@ impl Store {
     pub fn dead_letters(&mut self, plugin: Option<&str>) -> Result<Vec<DeadLetter>, StoreError> {
         let now = Stamp::now(self.last.as_ref());
         self.read(|database| {
-            let read = database.begin_read()?;
-            let table = read.open_table(DEAD)?;
             let mut letters = Vec::new();
-            for row in table.iter()? {
-                let (key, value) = row?;
-                if plugin.is_some_and(|plugin| plugin != key.value().0) {
-                    continue;
+            each(&database.begin_read()?, DEAD, &mut |(owner, _), value| {
+                if plugin.is_some_and(|plugin| plugin != owner) {
+                    return;
                 }
-                let Ok((body, _)) = record::decode(value.value()) else { continue };
-                let Some(message) = body.message() else { continue };
+                let Ok((body, _)) = record::decode(value) else { return };
+                let Some(message) = body.message() else { return };
                 letters.push(DeadLetter {
                     plugin: body.name.into(),
                     number: body.place,
@@ -72,7 +69,7 @@ impl Store {
                     reason: body.reason.to_owned(),
                     age: now.since(&body.written),
                 });
-            }
+            })?;
             Ok(letters)
         })
     }
@@ -81,13 +78,10 @@ impl Store {
     pub fn quarantined(&mut self) -> Result<Vec<(Quarantined, Taken)>, StoreError> {
         let now = Stamp::now(self.last.as_ref());
         self.read(|database| {
-            let read = database.begin_read()?;
-            let table = read.open_table(QUARANTINE)?;
             let mut quarantined = Vec::new();
-            for row in table.iter()? {
-                let (_, value) = row?;
-                let Ok((body, _)) = record::decode(value.value()) else { continue };
-                let Some(message) = body.message() else { continue };
+            each(&database.begin_read()?, QUARANTINE, &mut |_, value| {
+                let Ok((body, _)) = record::decode(value) else { return };
+                let Some(message) = body.message() else { return };
                 let age = Age::of(Duration::from_millis(body.age) + now.since(&body.written));
                 let about = Quarantined {
                     owner: body.name.into(),
@@ -97,7 +91,7 @@ impl Store {
                 };
                 let (cost, record) = (message.cost(), Record { message, number: body.number, age });
                 quarantined.push((about, Taken { seq: body.place, cost, record }));
-            }
+            })?;
             Ok(quarantined)
         })
     }
