@@ -26,7 +26,8 @@ pub mod ahead;
 pub mod compile;
 pub mod component;
 pub mod engine;
-pub mod footprint;
+#[cfg(feature = "compiler")]
+mod footprint;
 mod guest;
 mod handle;
 mod history;
@@ -46,6 +47,7 @@ mod program;
 mod report;
 mod retries;
 mod state;
+#[cfg(feature = "compiler")]
 mod surface;
 mod task;
 mod ticker;

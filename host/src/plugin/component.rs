@@ -13,15 +13,15 @@ use sha2::{Digest, Sha256};
 use tracing::{debug, info};
 use wasmtime::component::Component;
 
+#[cfg(feature = "compiler")]
+use super::surface::Surface;
 use super::{
     compile::{CompileError, CompileLimits},
     engine::Engine,
-    footprint::{ENTRY, Footprint, PAGE},
     guest::Pre,
     kind::{GUEST, Kind},
-    memory::{MOST_INSTANCES, MOST_MEMORIES},
+    memory::{ENTRY, MOST_INSTANCES, MOST_MEMORIES, PAGE},
     native::{self, Native, NativeError},
-    surface::Surface,
 };
 use crate::{
     config::{Limits, PluginConfig},
@@ -72,6 +72,28 @@ pub struct LoadLimits {
 impl From<&Limits> for LoadLimits {
     fn from(limits: &Limits) -> Self {
         Self { compile: limits.compile, memory: Some(limits.memory) }
+    }
+}
+
+/// What a component takes when it is instantiated, or one instance of a module.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Footprint {
+    /// Core instances.
+    pub instances: usize,
+    /// Memories.
+    pub memories: usize,
+    /// Tables.
+    pub tables: usize,
+    /// Bytes of all that, without what is in memories and tables.
+    pub bytes: usize,
+    /// Bytes that its memories and tables begin with.
+    pub initial: usize,
+}
+
+impl Footprint {
+    /// Bytes it has when it begins.
+    pub fn at_start(&self) -> usize {
+        self.bytes.saturating_add(self.initial)
     }
 }
 
@@ -208,19 +230,16 @@ pub async fn load(engine: &Engine, path: &Path, limits: LoadLimits) -> Result<Lo
     let (bytes, turn) = read.map_err(|cause| ComponentError::Read { path: path.into(), cause })?;
     let path = path.to_owned();
     let (size, digest) = (bytes.len(), digest(&bytes));
-    let footprint = Footprint::of(&bytes);
-    if let Some(footprint) = footprint
-        .filter(|it| it.instances > MOST_INSTANCES || it.tables > MOST_INSTANCES || it.memories > MOST_MEMORIES)
-    {
-        return Err(ComponentError::Instances { path, footprint });
-    }
     // The preamble: `\0asm`, then a version that tells modules (1) from components (13).
-    let (code, native) = match bytes.get(..8) {
+    let (code, native, footprint) = match bytes.get(..8) {
         Some([0, b'a', b's', b'm', 1, 0, 0, 0]) => return Err(ComponentError::Module { path }),
-        Some([0, b'a', b's', b'm', ..]) => (Code::Wasm(bytes), None),
+        Some([0, b'a', b's', b'm', ..]) => {
+            let footprint = check_before(&path, &bytes)?;
+            (Code::Wasm(bytes), None, footprint)
+        }
         _ if native::is_native(&bytes) => {
             let (code, native) = native::vouched(&path, bytes, &engine.trusted).await?;
-            (Code::Native(code), Some(native))
+            (Code::Native(code), Some(native), None)
         }
         _ => return Err(ComponentError::NotWasm { path, begin: beginning(&bytes) }),
     };
@@ -229,9 +248,6 @@ pub async fn load(engine: &Engine, path: &Path, limits: LoadLimits) -> Result<Lo
         let about = About::of(engine, pre.component(), path, size, digest, native)?.with(footprint);
         about.begins_within(limits.memory)?;
         return Ok(Loaded { pre, about: Arc::new(about) });
-    }
-    if let Code::Wasm(bytes) = &code {
-        check_before(&path, bytes)?;
     }
     if let Some(footprint) = footprint {
         begins_within(&path, footprint.at_start(), Some(footprint), limits.memory)?;
@@ -251,13 +267,26 @@ pub async fn load(engine: &Engine, path: &Path, limits: LoadLimits) -> Result<Lo
 }
 
 /// What can be said of a component before it is compiled: it takes a while, and for nothing.
-fn check_before(path: &Path, bytes: &[u8]) -> Result<(), ComponentError> {
+#[cfg(feature = "compiler")]
+fn check_before(path: &Path, bytes: &[u8]) -> Result<Option<Footprint>, ComponentError> {
+    let footprint = Footprint::of(bytes);
+    if let Some(footprint) = footprint
+        .filter(|it| it.instances > MOST_INSTANCES || it.tables > MOST_INSTANCES || it.memories > MOST_MEMORIES)
+    {
+        return Err(ComponentError::Instances { path: path.into(), footprint });
+    }
     // What can't be read is the compiler's to refuse.
-    let Some(surface) = Surface::of(bytes) else { return Ok(()) };
+    let Some(surface) = Surface::of(bytes) else { return Ok(footprint) };
     match Kind::of(&surface.exports) {
-        Some(kind) => check_imports(path, kind, &surface.imports),
+        Some(kind) => check_imports(path, kind, &surface.imports).map(|()| footprint),
         None => Err(of_no_kind(path.into(), &surface.exports)),
     }
+}
+
+/// Whatever is in it, nobody here could compile it.
+#[cfg(not(feature = "compiler"))]
+fn check_before(path: &Path, _: &[u8]) -> Result<Option<Footprint>, ComponentError> {
+    Err(ComponentError::Compile { path: path.into(), cause: CompileError::NoCompiler })
 }
 
 fn check_imports(path: &Path, kind: Kind, imports: &[String]) -> Result<(), ComponentError> {

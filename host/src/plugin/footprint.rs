@@ -16,20 +16,10 @@ use wasmparser::{
     ElementKind, Encoding, ExternalKind, Instance, MemoryType, Parser, Payload, TypeRef,
 };
 
-/// What a component takes when it is instantiated, or one instance of a module.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Footprint {
-    /// Core instances.
-    pub instances: usize,
-    /// Memories.
-    pub memories: usize,
-    /// Tables.
-    pub tables: usize,
-    /// Bytes of all that, without what is in memories and tables.
-    pub bytes: usize,
-    /// Bytes that its memories and tables begin with.
-    pub initial: usize,
-}
+use super::{
+    component::Footprint,
+    memory::{ENTRY, PAGE},
+};
 
 /// What is kept for an instance, a memory or a table, whatever is in it: measured at a few hundred bytes.
 const INSTANCE: usize = 1024;
@@ -42,11 +32,6 @@ const GLOBAL: usize = 16;
 /// An element of a passive segment, and a segment of either kind.
 const ELEMENT: usize = 16;
 const SEGMENT: usize = 32;
-
-/// A page of a memory that does not say how large its own are.
-pub(super) const PAGE: usize = 64 * 1024;
-/// Bytes of an entry of a table, as `memory.rs` counts them.
-pub(super) const ENTRY: usize = size_of::<usize>();
 
 impl Footprint {
     /// Of a component. It need not be valid: what can't be read is the compiler's to refuse.
@@ -79,11 +64,6 @@ impl Footprint {
             }
         }
         None
-    }
-
-    /// Bytes it has when it begins.
-    pub fn at_start(&self) -> usize {
-        self.bytes.saturating_add(self.initial)
     }
 
     fn add(&mut self, other: Self) {

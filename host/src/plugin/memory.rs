@@ -7,7 +7,11 @@ use std::sync::{
 
 use wasmtime::ResourceLimiter;
 
-use super::footprint::ENTRY;
+/// A page of a memory that does not say how large its own are, in bytes.
+pub(super) const PAGE: usize = 64 * 1024;
+
+/// Bytes of an entry of a table.
+pub(super) const ENTRY: usize = size_of::<usize>();
 
 /// All memories and tables of one guest together, its instances, and what the host holds for it:
 /// messages, a hand-over.
