@@ -8,6 +8,7 @@ use std::{
     time::Instant,
 };
 
+use futures_util::future::BoxFuture;
 use semver::Version;
 use sha2::{Digest, Sha256};
 use tracing::{debug, info};
@@ -224,8 +225,17 @@ const PACKAGE: &str = "alphorn:plugin";
 const VERSION: Version = Version::new(0, 1, 0);
 const VERSION_TEXT: &str = "0.1.0";
 
-/// Reads, compiles and checks a component.
-pub async fn load(engine: &Engine, path: &Path, limits: LoadLimits) -> Result<Loaded, ComponentError> {
+/// Reads, compiles and checks a component. It is boxed so that the program has its code once: what waits
+/// for an `async fn` of another crate has a copy of it.
+pub fn load<'a>(
+    engine: &'a Engine,
+    path: &'a Path,
+    limits: LoadLimits,
+) -> BoxFuture<'a, Result<Loaded, ComponentError>> {
+    Box::pin(load_here(engine, path, limits))
+}
+
+async fn load_here(engine: &Engine, path: &Path, limits: LoadLimits) -> Result<Loaded, ComponentError> {
     let read = engine.read(path).await;
     let (bytes, turn) = read.map_err(|cause| ComponentError::Read { path: path.into(), cause })?;
     let path = path.to_owned();
