@@ -269,14 +269,17 @@ impl Codec {
             kind::SUBACK => answer::suback(header.body(buffer)?, version)?,
             kind::UNSUBACK => answer::unsuback(header.body(buffer)?, version)?,
             kind::DISCONNECT if version == Version::V5 => answer::disconnect(header.body(buffer)?),
-            _ => {
-                let mut packet = buffer.split_to(header.frame);
-                return match version {
-                    Version::V311 => v311::decode(&mut packet),
-                    Version::V5 => v5::decode(&mut packet),
-                }
-                .map(Some);
+            kind::CONNACK => {
+                header.body(buffer)?;
+                let packet = buffer.split_to(header.frame).freeze();
+                let connack = match version {
+                    Version::V311 => v311::connack(header, packet),
+                    Version::V5 => v5::connack(header, packet),
+                };
+                return connack.map(|connack| Some(Inbound::ConnAck(connack)));
             }
+            kind::PINGRESP => header.body(buffer).map(|_| Inbound::PingResp)?,
+            _ => Inbound::Unexpected(header.unexpected(version)?),
         };
         buffer.advance(header.frame);
         Ok(Some(inbound))
@@ -473,6 +476,32 @@ mod tests {
             let Ok(Some(Inbound::ConnAck(Err(refusal)))) = decode(&codec, &[0x20, 2, 0, code]) else { panic!() };
             assert_eq!(refusal.code, expected);
         }
+    }
+
+    #[test]
+    fn what_no_broker_sends_is_called_by_its_name() {
+        let named = |version, first| match decode(&Codec::new(version, 1024), &[first, 0]) {
+            Ok(Some(Inbound::Unexpected(name))) => Some(name),
+            _ => None,
+        };
+        let names = [
+            (0x10, "CONNECT"),
+            (0x50, "PUBREC"),
+            (0x62, "PUBREL"),
+            (0x70, "PUBCOMP"),
+            (0x82, "SUBSCRIBE"),
+            (0xa2, "UNSUBSCRIBE"),
+            (0xc0, "PINGREQ"),
+        ];
+        for version in VERSIONS {
+            for (first, name) in names {
+                assert_eq!(named(version, first), Some(name));
+            }
+            assert!(decode(&Codec::new(version, 1024), &[0, 0]).is_err(), "there is no such packet");
+            assert!(matches!(decode(&Codec::new(version, 1024), &[0xd0, 0]), Ok(Some(Inbound::PingResp))));
+        }
+        assert_eq!((named(Version::V311, 0xe0), named(Version::V5, 0xe0)), (Some("DISCONNECT"), None));
+        assert_eq!((named(Version::V311, 0xf0), named(Version::V5, 0xf0)), (None, Some("AUTH")));
     }
 
     /// Section 3.14.2: the length of the properties may be left away, and the reason, too.

@@ -1,6 +1,6 @@
 //! The fixed header (section 2.1): what a packet is, and where it ends.
 
-use super::DecodeError;
+use super::{DecodeError, Version};
 
 /// Of a packet that is there whole.
 #[derive(Debug, Clone, Copy)]
@@ -14,10 +14,12 @@ pub(super) struct Header {
 
 /// Packets that are told apart before they are read.
 pub(super) mod kind {
+    pub(in super::super) const CONNACK: u8 = 2;
     pub(in super::super) const PUBLISH: u8 = 3;
     pub(in super::super) const PUBACK: u8 = 4;
     pub(in super::super) const SUBACK: u8 = 9;
     pub(in super::super) const UNSUBACK: u8 = 11;
+    pub(in super::super) const PINGRESP: u8 = 13;
     pub(in super::super) const DISCONNECT: u8 = 14;
 }
 
@@ -51,9 +53,29 @@ impl Header {
 
     /// The packet without its header, where it has no flags, as all but PUBLISH that a broker sends.
     pub(super) fn body(self, bytes: &[u8]) -> Result<&[u8], DecodeError> {
-        if self.flags() != 0 {
-            return Err(DecodeError::Malformed(format!("a packet that begins with 0x{:02x}", self.first)));
+        match self.flags() {
+            0 => Ok(bytes.get(self.length..self.frame).unwrap_or_default()),
+            _ => Err(self.no_packet()),
         }
-        Ok(bytes.get(self.length..self.frame).unwrap_or_default())
+    }
+
+    /// What it is called, if it is a packet that no broker sends.
+    pub(super) fn unexpected(self, version: Version) -> Result<&'static str, DecodeError> {
+        Ok(match self.kind() {
+            1 => "CONNECT",
+            5 => "PUBREC",
+            6 => "PUBREL",
+            7 => "PUBCOMP",
+            8 => "SUBSCRIBE",
+            10 => "UNSUBSCRIBE",
+            12 => "PINGREQ",
+            kind::DISCONNECT => "DISCONNECT",
+            15 if version == Version::V5 => "AUTH",
+            _ => return Err(self.no_packet()),
+        })
+    }
+
+    fn no_packet(self) -> DecodeError {
+        DecodeError::Malformed(format!("a packet that begins with 0x{:02x}", self.first))
     }
 }

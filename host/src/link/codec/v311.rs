@@ -1,13 +1,13 @@
 //! MQTT 3.1.1 by the codec of rumqttc-v4-next.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 pub(super) use rumqttc_v4::mqttbytes::v4::Packet;
 use rumqttc_v4::mqttbytes::{
-    Error, QoS,
+    Error, FixedHeader, QoS,
     v4::{self, ConnectReturnCode, SubscribeFilter},
 };
 
-use super::{ConnAck, Connect, DecodeError, EncodeError, Inbound, NOT_AUTHORIZED, Refusal};
+use super::{ConnAck, Connect, DecodeError, EncodeError, Header, NOT_AUTHORIZED, Refusal, kind};
 use crate::{
     message::{Message, Qos},
     router::Subscription,
@@ -17,12 +17,13 @@ use crate::{
 pub(super) const PING: Packet = Packet::PingReq;
 pub(super) const DISCONNECT: Packet = Packet::Disconnect;
 
-/// A packet that is there whole.
-pub(super) fn decode(packet: &mut BytesMut) -> Result<Inbound, DecodeError> {
-    match Packet::read(packet, usize::MAX) {
-        Ok(packet) => Ok(inbound(packet)),
+/// A CONNACK that is there whole. Of what a broker sends, the library reads nothing else.
+pub(super) fn connack(header: Header, packet: Bytes) -> Result<Result<ConnAck, Refusal>, DecodeError> {
+    let rest = packet.len() - header.length;
+    match v4::ConnAck::read(FixedHeader::new(kind::CONNACK << 4, header.length - 1, rest), packet) {
+        Ok(connack) => Ok(connected(&connack)),
         // The codec knows the codes 0 to 5; AWS IoT Core answers 7 for "not authorised".
-        Err(Error::InvalidConnectReturnCode(code)) => Ok(Inbound::ConnAck(Err(connect_refusal(code)))),
+        Err(Error::InvalidConnectReturnCode(code)) => Ok(Err(connect_refusal(code))),
         Err(error) => Err(DecodeError::Malformed(error.to_string())),
     }
 }
@@ -78,36 +79,22 @@ pub(super) fn puback(packet_id: u16) -> Packet {
     Packet::PubAck(v4::PubAck::new(packet_id))
 }
 
-fn inbound(packet: Packet) -> Inbound {
-    match packet {
-        Packet::ConnAck(connack) => Inbound::ConnAck(match connack.code {
-            ConnectReturnCode::Success => Ok(ConnAck {
-                session_present: connack.session_present,
-                receive_maximum: u16::MAX,
-                max_packet: None,
-                keep_alive: None,
-                client_id: None,
-                subscription_identifiers: false,
-                max_qos: Qos::AtLeastOnce,
-                retain: true,
-                wildcards: true,
-                shared: true,
-                session_expiry: None,
-            }),
-            code => Err(connect_refusal(code as u8)),
+fn connected(connack: &v4::ConnAck) -> Result<ConnAck, Refusal> {
+    match connack.code {
+        ConnectReturnCode::Success => Ok(ConnAck {
+            session_present: connack.session_present,
+            receive_maximum: u16::MAX,
+            max_packet: None,
+            keep_alive: None,
+            client_id: None,
+            subscription_identifiers: false,
+            max_qos: Qos::AtLeastOnce,
+            retain: true,
+            wildcards: true,
+            shared: true,
+            session_expiry: None,
         }),
-        Packet::PingResp => Inbound::PingResp,
-        Packet::Connect(_) => Inbound::Unexpected("CONNECT"),
-        Packet::PubRec(_) => Inbound::Unexpected("PUBREC"),
-        Packet::PubRel(_) => Inbound::Unexpected("PUBREL"),
-        Packet::PubComp(_) => Inbound::Unexpected("PUBCOMP"),
-        Packet::Subscribe(_) => Inbound::Unexpected("SUBSCRIBE"),
-        Packet::Unsubscribe(_) => Inbound::Unexpected("UNSUBSCRIBE"),
-        Packet::PingReq => Inbound::Unexpected("PINGREQ"),
-        Packet::Disconnect => Inbound::Unexpected("DISCONNECT"),
-        Packet::Publish(_) | Packet::PubAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) => {
-            Inbound::Unexpected("a packet that was to be read elsewhere")
-        }
+        code => Err(connect_refusal(code as u8)),
     }
 }
 

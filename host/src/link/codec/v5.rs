@@ -4,34 +4,29 @@ mod encode;
 
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 pub(super) use rumqttc_v5::mqttbytes::v5::Packet;
 use rumqttc_v5::mqttbytes::{
-    Error, QoS,
+    Error, FixedHeader, QoS,
     v5::{
         self, ConnectAuth, ConnectProperties, ConnectReturnCode, DisconnectReasonCode, SubscribeFilter,
         SubscribeProperties,
     },
 };
 
-use super::{ConnAck, Connect, DecodeError, EncodeError, Farewell, Inbound, NOT_AUTHORIZED, Refusal, reason};
+use super::{ConnAck, Connect, DecodeError, EncodeError, Farewell, Header, NOT_AUTHORIZED, Refusal, kind, reason};
 use crate::{message::Qos, router::Subscription, topic::TopicFilter};
 
 pub(super) use encode::{publish, publish_length};
 
-/// The type of that packet.
-const CONNACK: u8 = 2;
-
 pub(super) const PING: Packet = Packet::PingReq;
 
-/// A packet that is there whole.
-pub(super) fn decode(packet: &mut BytesMut) -> Result<Inbound, DecodeError> {
-    let (length, is_connack) = (packet.len(), packet.first().is_some_and(|first| first >> 4 == CONNACK));
-    match Packet::read(packet, None) {
-        Ok(packet) => Ok(inbound(packet)),
-        Err(Error::InvalidConnectReturnCode(code)) if is_connack => {
-            Ok(Inbound::ConnAck(Err(reason::refusal(code, None))))
-        }
+/// A CONNACK that is there whole. Of what a broker sends, the library reads nothing else.
+pub(super) fn connack(header: Header, packet: Bytes) -> Result<Result<ConnAck, Refusal>, DecodeError> {
+    let (length, rest) = (packet.len(), packet.len() - header.length);
+    match v5::ConnAck::read(FixedHeader::new(kind::CONNACK << 4, header.length - 1, rest), packet) {
+        Ok(connack) => Ok(connected(connack)),
+        Err(Error::InvalidConnectReturnCode(code)) => Ok(Err(reason::refusal(code, None))),
         // The packet is there whole: one that wants more bytes contradicts itself.
         Err(Error::InsufficientBytes(_)) if length == 4 => {
             let hint =
@@ -100,24 +95,6 @@ pub(super) fn disconnect(farewell: Farewell) -> Packet {
         Farewell::ReceiveMaximumExceeded => DisconnectReasonCode::ReceiveMaximumExceeded,
     };
     Packet::Disconnect(v5::Disconnect::new(reason))
-}
-
-fn inbound(packet: Packet) -> Inbound {
-    match packet {
-        Packet::ConnAck(connack) => Inbound::ConnAck(connected(connack)),
-        Packet::PingResp => Inbound::PingResp,
-        Packet::Auth(_) => Inbound::Unexpected("AUTH"),
-        Packet::Connect(..) => Inbound::Unexpected("CONNECT"),
-        Packet::PubRec(_) => Inbound::Unexpected("PUBREC"),
-        Packet::PubRel(_) => Inbound::Unexpected("PUBREL"),
-        Packet::PubComp(_) => Inbound::Unexpected("PUBCOMP"),
-        Packet::Subscribe(_) => Inbound::Unexpected("SUBSCRIBE"),
-        Packet::Unsubscribe(_) => Inbound::Unexpected("UNSUBSCRIBE"),
-        Packet::PingReq => Inbound::Unexpected("PINGREQ"),
-        Packet::Publish(_) | Packet::PubAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::Disconnect(_) => {
-            Inbound::Unexpected("a packet that was to be read elsewhere")
-        }
-    }
 }
 
 fn connected(connack: v5::ConnAck) -> Result<ConnAck, Refusal> {
