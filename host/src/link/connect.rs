@@ -116,10 +116,11 @@ async fn attempt(
         let (stream, info) = handshake::handshake(settings, tcp).await?;
         observer(Step::Tls(info.clone()));
         agreed = Some(info);
-        upgrade(settings, stream, stage, observer).await?
+        Box::new(stream)
     } else {
-        upgrade(settings, tcp, stage, observer).await?
+        Box::new(tcp)
     };
+    let stream = upgrade(settings, stream, stage, observer).await?;
     stage.set(Stage::ConnAck);
     let connection = greet::greet(settings, Wire::new(stream), agreed).await?;
     observer(Step::Accepted(connection.connack.clone()));
@@ -158,13 +159,13 @@ async fn reach(settings: &LinkSettings, stage: &Cell<Stage>, observer: Observer<
 /// A WebSocket over the stream where the URL wants one, else the stream itself.
 async fn upgrade(
     settings: &LinkSettings,
-    stream: impl Stream + 'static,
+    stream: Box<dyn Stream>,
     stage: &Cell<Stage>,
     observer: Observer<'_>,
 ) -> Result<Box<dyn Stream>, LinkError> {
     /// Servers may put many packets into a frame.
     const FRAME: usize = 1024 * 1024;
-    let Some(path) = settings.url.websocket() else { return Ok(Box::new(stream)) };
+    let Some(path) = settings.url.websocket() else { return Ok(stream) };
     stage.set(Stage::WebSocket);
     let longest = usize::try_from(settings.largest_packet()).unwrap_or(usize::MAX).max(FRAME);
     let upgraded = websocket::upgrade(stream, &settings.url.web_host(), path, &settings.headers, longest).await;
