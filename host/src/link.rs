@@ -48,7 +48,7 @@ use tokio::{
 use tokio_tungstenite::tungstenite::http::HeaderMap;
 use tracing::{Instrument, error_span};
 
-pub(crate) use self::tls::{certificates, identity, private_key, roots};
+pub(crate) use self::tls::{certificates, identity, private_key, read_certificate, roots};
 pub use self::{
     backoff::BackoffSettings,
     client::{

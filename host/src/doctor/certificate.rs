@@ -5,7 +5,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::{
+    oid_registry::{OID_X509_EXT_SUBJECT_ALT_NAME, OidRegistry},
+    prelude::{FromDer, GeneralName, SubjectAlternativeName, X509Name},
+};
+
+use crate::link::read_certificate;
 
 /// The parts of a certificate that people look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,16 +49,15 @@ const DAY: u64 = 24 * 60 * 60;
 impl Certificate {
     /// Reads the DER form.
     pub(super) fn read(der: &[u8]) -> Result<Self, String> {
-        let (_, parsed) = X509Certificate::from_der(der).map_err(|error| error.to_string())?;
-        let names = match parsed.subject_alternative_name() {
-            Ok(Some(extension)) => extension.value.general_names.iter().filter_map(name).collect(),
-            _ => Vec::new(),
-        };
+        let (_, parsed) = read_certificate(der).map_err(|error| error.to_string())?;
+        let names = parsed.get_extension_unique(&OID_X509_EXT_SUBJECT_ALT_NAME).ok().flatten();
+        let names = names.and_then(|extension| SubjectAlternativeName::from_der(extension.value).ok());
+        let names = names.map(|(_, names)| names.general_names.iter().filter_map(name).collect());
         let at = |seconds: i64| SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
         Ok(Self {
-            subject: parsed.subject().to_string(),
-            names,
-            issuer: parsed.issuer().to_string(),
+            subject: shown(parsed.subject()),
+            names: names.unwrap_or_default(),
+            issuer: shown(parsed.issuer()),
             not_before: at(parsed.validity().not_before.timestamp()),
             not_after: at(parsed.validity().not_after.timestamp()),
             raw_subject: parsed.subject().as_raw().to_vec(),
@@ -106,6 +110,12 @@ impl Certificate {
 pub(super) fn gap(chain: &[Certificate]) -> Option<usize> {
     let pairs = chain.iter().zip(chain.iter().skip(1));
     pairs.enumerate().find(|(_, (lower, upper))| !lower.is_issued_by(upper)).map(|(place, _)| place + 1)
+}
+
+/// As people write it, with the attributes that names have.
+fn shown(name: &X509Name<'_>) -> String {
+    let attributes = OidRegistry::default().with_x509().with_pkcs9();
+    name.to_string_with_registry(&attributes).unwrap_or_else(|_| "<X509Error: Invalid X.509 name>".to_owned())
 }
 
 fn name(name: &GeneralName<'_>) -> Option<String> {

@@ -23,7 +23,10 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
     time_provider::TimeProvider,
 };
-use x509_parser::prelude::{FromDer as _, X509Certificate, X509Version};
+use x509_parser::{
+    nom::Parser as _,
+    prelude::{X509Certificate, X509CertificateParser, X509Result, X509Version},
+};
 
 pub use self::failure::{TlsFailure, TlsPart};
 pub(super) use self::witness::ServerChain;
@@ -151,9 +154,14 @@ pub(crate) fn identity(cert: &Path, key: &Path) -> Result<Arc<dyn ResolvesClient
     Ok(Arc::new(SingleCertAndKey::from(identity)))
 }
 
+/// Reads a certificate, and none of its extensions: there are many, and who needs one reads that.
+pub(crate) fn read_certificate(der: &[u8]) -> X509Result<'_, X509Certificate<'_>> {
+    X509CertificateParser::new().with_deep_parse_extensions(false).parse(der)
+}
+
 /// Whether a certificate can be read, and has the form without extensions.
 pub(super) fn is_version_1(certificate: &CertificateDer<'_>) -> bool {
-    X509Certificate::from_der(certificate).is_ok_and(|(_, parsed)| parsed.version() == X509Version::V1)
+    read_certificate(certificate).is_ok_and(|(_, parsed)| parsed.version() == X509Version::V1)
 }
 
 /// The system's clock, which on a device may start in 1970.
