@@ -82,9 +82,13 @@ impl Stderr {
                 return;
             }
         }
+        // Else the thread is at work, and looks again by itself: to wake it costs a call of the system.
+        let is_awaited = queue.is_idle();
         queue.put(line, is_plugins);
         drop(queue);
-        self.0.changed.notify_all();
+        if is_awaited {
+            self.0.changed.notify_all();
+        }
     }
 
     /// Waits until all is written, but not for long: whoever reads may never do so.
@@ -115,6 +119,9 @@ impl Shared {
             // Nobody can be told that stderr is closed.
             let _ = out.write_all(&taken);
             taken.clear();
+            // In a flood of lines it would else keep its processor from threads that have just woken, and
+            // write a few lines at a time.
+            thread::yield_now();
         }
     }
 }

@@ -88,6 +88,9 @@ impl Turn {
     async fn wait(&self) {
         self.end();
         self.is_awaited.store(true, Relaxed);
+        // Not only to the tasks of this thread: a thread that has just woken, the link's for one, else waits
+        // until the system takes the processor from this one, which Linux does after up to 4 ms.
+        std::thread::yield_now();
         tokio::task::yield_now().await;
         // Fails only when the semaphore is closed, which nobody does.
         if let Ok(permit) = self.long.acquire().await {
