@@ -44,7 +44,7 @@ impl Ownership {
         self.is_kept = true;
     }
 
-    /// The broker may be asked to keep something for us, and sent messages.
+    /// The connection may be served: the broker may be asked to keep something for us.
     pub(super) const fn is_kept(&self) -> bool {
         self.is_kept
     }

@@ -211,6 +211,10 @@ impl Task {
                     continue;
                 }
                 Some(Ok(connection)) => {
+                    if !self.keep_session().await {
+                        self.disconnect(connection).await;
+                        break;
+                    }
                     let up = Instant::now();
                     match self.serve(connection).await {
                         None => break,
@@ -296,6 +300,28 @@ impl Task {
             warn!("the broker has a session of this client id that this host knows nothing of: it is ended");
         }
         is_ours
+    }
+
+    /// Waits until the disk says that there is a session of ours at the broker. False: closing.
+    async fn keep_session(&mut self) -> bool {
+        if !self.ownership.is_kept() {
+            self.note_session();
+        }
+        while !self.ownership.is_kept() {
+            self.do_chores();
+            select! {
+                changed = self.phase.changed() => {
+                    if changed.is_err() || matches!(*self.phase.borrow(), Phase::Closing(_)) {
+                        return false;
+                    }
+                }
+                command = self.commands.recv() => match command {
+                    Some(command) => self.apply(command, false),
+                    None => return false,
+                },
+            }
+        }
+        true
     }
 
     /// Serves a connection until it ends. `None`: closed in good order.
@@ -462,9 +488,6 @@ impl Task {
             self.session.restart(connack.receive_maximum);
             self.outbox.rewind();
             self.forget_broker();
-        }
-        if !self.ownership.is_kept() {
-            self.keep_session();
         }
         self.settling.clear();
         self.refused.clone_from(&self.banned);

@@ -187,7 +187,7 @@ impl Task {
     }
 
     /// The disk is to say at once that there is a session of ours at the broker.
-    pub(super) fn keep_session(&mut self) {
+    pub(super) fn note_session(&mut self) {
         self.change(Change::NothingAtBroker);
         let ticket = self.tickets.add(Ticket::Session);
         if let Some(disk) = &mut self.disk {

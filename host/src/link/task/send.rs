@@ -44,10 +44,6 @@ impl Task {
             let written = connection.codec.puback(packet_id, &mut connection.wire.outbound);
             written.map_err(|error| LinkError::NotMqtt(format!("a packet can't be written: {error}")))?;
         }
-        if !self.ownership.is_kept() {
-            // Nor do messages leave: an answer to one of them may come at once, and is subscribed to before.
-            return Ok(());
-        }
         self.send_requests(connection, now)?;
         clock.next_drain = clock.next_drain.filter(|at| *at > now);
         clock.pause = clock.pause.filter(|at| *at > now);
