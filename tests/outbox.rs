@@ -311,6 +311,59 @@ async fn a_damaged_file_costs_what_is_damaged_and_says_so() -> Result<()> {
     Ok(())
 }
 
+/// Killed at any moment while it writes what it could read of a damaged file, the host reads all of that
+/// again at the next start. (Issue 12, B2.)
+#[tokio::test]
+async fn a_kill_in_the_middle_of_a_salvage_loses_nothing() -> Result<()> {
+    const COUNT: usize = 3000;
+    let bed = Bed::start().await?;
+    bed.faults().refuse(true).await?;
+    let many = sequence(COUNT as u32, 0, "outbox_bytes = \"64MiB\", deadline = \"10s\"")
+        .replace("topic = \"seq\"", "topic = \"seq\"\nbytes = \"300\"");
+    let config = bed.config(&many);
+    let mut host = Program::run(&config)?;
+    host.log(&[&format!("all {COUNT} numbers are taken")]).await?;
+    host.stop().await?;
+    let file = config.data_dir().join("alphorn.redb");
+    let mut damaged = std::fs::read(&file)?;
+    let needle = b"1500    ";
+    let place = damaged.windows(needle.len()).position(|window| window == needle).context("no such message")?;
+    damaged.iter_mut().skip(place).take(100).for_each(|byte| *byte = !*byte);
+
+    let config = bed.config(&sequence(0, 0, "")).in_place_of(&config);
+    let waiting = async || -> Result<usize> {
+        let mut host = Program::run(&config)?;
+        let line = host.log(&["messages of an earlier run wait for the broker"]).await?;
+        host.kill().await?;
+        Ok(line.rsplit("messages=").next().unwrap_or_default().trim().parse()?)
+    };
+    let with_damage = || -> Result<()> {
+        std::fs::remove_dir_all(config.data_dir())?;
+        std::fs::create_dir(config.data_dir())?;
+        Ok(std::fs::write(&file, &damaged)?)
+    };
+    with_damage()?;
+    let begin = Instant::now();
+    let expected = waiting().await?;
+    let takes = begin.elapsed();
+    ensure!((COUNT - 100..COUNT).contains(&expected), "{expected} of {COUNT}");
+    let (mut random, mut in_the_middle) = (fastrand::Rng::with_seed(seed()), 0);
+    for round in 0..crate::harness::rounds(20) {
+        with_damage()?;
+        for _ in 0..random.u8(1..4) {
+            let mut host = Program::run(&config)?;
+            // Anywhere in what a start takes; the moment is the test's own.
+            tokio::time::sleep(takes.mul_f64(random.f64())).await;
+            host.kill().await?;
+            in_the_middle += usize::from(host.logged(&["wait for the broker"]) == 0);
+        }
+        let found = waiting().await?;
+        ensure!(found == expected, "round {round}: {found} of {expected} wait");
+    }
+    println!("{in_the_middle} kills before it was done");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_full_disk_refuses_what_is_new_and_takes_again_when_there_is_room() -> Result<()> {
     let bed = Bed::start().await?;

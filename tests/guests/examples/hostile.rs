@@ -69,8 +69,8 @@ impl Plugin for Hostile {
                 // What a broker may take for malformed, and then end the connection, which is everybody's.
                 let message = || Message::new(&self.to, "poison");
                 let poisons = [
-                    Message::new(&format!("{}/\u{1}", self.to), ""),
-                    Message::new(&format!("{}/\u{ffff}", self.to), ""),
+                    Message::new(format!("{}/\u{1}", self.to), ""),
+                    Message::new(format!("{}/\u{ffff}", self.to), ""),
                     message().content_type("text/\u{7f}"),
                     message().response_topic("answers/#"),
                     message().response_topic("answers/\u{fdd0}"),
@@ -81,7 +81,8 @@ impl Plugin for Hostile {
                     Message::new(&self.to, vec![0xff]).utf8(),
                 ];
                 let is_taken = |poison: &Message| (0..100).any(|_| poison.publish().is_ok());
-                let taken: Vec<_> = (0..poisons.len()).filter(|number| is_taken(&poisons[*number])).collect();
+                let numbered = poisons.iter().enumerate();
+                let taken: Vec<_> = numbered.filter(|(_, poison)| is_taken(poison)).map(|(number, _)| number).collect();
                 format!("taken: {taken:?}")
             }
             "many lines" => {
