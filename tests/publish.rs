@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use alphorn_dev_broker::Direction;
 
-use crate::harness::{Bed, Broker, Message, Program, Result, Watcher, ensure, in_both_versions};
+use crate::harness::{
+    Answer, Bed, Broker, Do, Message, Packet, Program, Result, Scripted, Step, Watcher, ensure, in_both_versions, kind,
+    subscribes,
+};
 
 in_both_versions! {
     every_number_arrives_in_order_while_the_link_is_cut
@@ -274,5 +277,37 @@ async fn the_backlog_leaves_at_the_drain_rate_and_in_order() -> Result<()> {
     // Three pauses of half a second; the first message may have been seen late.
     assert!(first.elapsed() >= Duration::from_millis(1100), "after {:?}", first.elapsed());
     assert_eq!(watcher.payloads(), ["0", "1", "2", "3"]);
+    host.stop().await
+}
+
+/// Properties count for the broker's maximum packet when a message is taken, and an answer to somewhere
+/// else is warned about. (Issue 12, C7 and A7.)
+#[tokio::test]
+async fn a_message_is_measured_with_its_properties_and_its_response_topic_is_looked_at() -> Result<()> {
+    let bed = Bed::start().await?;
+    let broker = Scripted::start(&bed, |event| match &event.step {
+        Step::Packet(Packet::Connect(_)) => {
+            // Maximum packet size: 1000 bytes.
+            let properties = vec![0x27, 0, 0, 3, 0xe8];
+            vec![Do::Say(Answer::Connack { session_present: false, code: 0, properties })]
+        }
+        _ => kind(event),
+    })
+    .await?;
+    let plugin = "[plugins.hostile]\ncomponent = \"hostile.wasm\"\npublish = [\"said\"]\nsubscribe = [\"deeds\"]\n\
+                  config = { to = \"said\", filters = \"deeds\" }\n";
+    let mut host = Program::run(&broker.config(&bed, plugin))?;
+    broker.packet("a SUBSCRIBE", |packet| subscribes(packet, "deeds")).await?;
+    for packet_id in [1, 2] {
+        broker.act(Do::deliver("deeds", "heavy", packet_id, false))?;
+    }
+    let said = |packet: &Packet| matches!(packet, Packet::Publish(it) if it.payload.starts_with(b"refused"));
+    let event = broker.packet_times(2, "what it got for it", said).await?;
+    let Step::Packet(Packet::Publish(message)) = event.step else { anyhow::bail!("{event:?}") };
+    let words = String::from_utf8_lossy(&message.payload);
+    let [first, second, third] = words.split("; ").collect::<Vec<_>>()[..] else { anyhow::bail!("{words}") };
+    ensure!(first.contains("topic and properties have 20") && first.contains("at most 1000"), "{words}");
+    ensure!(second.contains("over the limit of 4") && third == "taken", "{words}");
+    assert_eq!(host.logged(&["WARN", "plugin{name=hostile}", "response topic `elsewhere`", "the next one wants"]), 1);
     host.stop().await
 }

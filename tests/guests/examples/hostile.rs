@@ -65,6 +65,13 @@ impl Plugin for Hostile {
                 let refused = (0..1000).find_map(|_| message.publish().err());
                 refused.map_or_else(|| "taken".to_owned(), |error| format!("refused: {error}"))
             }
+            "heavy" => {
+                let heavy = |payload, value: usize| {
+                    let message = Message::new(&self.to, vec![b'x'; payload]).response_topic("elsewhere");
+                    said(message.user_property("k", "v".repeat(value)).publish())
+                };
+                format!("{}; {}; {}", heavy(5, 2000), heavy(700, 500), heavy(200, 500))
+            }
             "poison" => {
                 // What a broker may take for malformed, and then end the connection, which is everybody's.
                 let message = || Message::new(&self.to, "poison");
