@@ -69,6 +69,7 @@ impl Broker {
 
     fn step(&mut self, event: &Event) -> Vec<Do> {
         let Step::Packet(packet) = &event.step else { return Vec::new() };
+        let is_silent = !self.is_kind && self.random.u8(0..25) == 0;
         let mut actions = match packet {
             Packet::Connect(hello) => return self.welcome(hello.clean),
             Packet::Puback { packet_id, .. } => {
@@ -78,6 +79,8 @@ impl Broker {
                 Vec::new()
             }
             Packet::Publish(message) => message.packet_id.map(Do::puback).into_iter().collect(),
+            // Else what it has for the subscriber would come behind what it sends later.
+            Packet::Subscribe { .. } if is_silent => Vec::new(),
             Packet::Subscribe { packet_id, filters, .. } => {
                 self.has_session = true;
                 let mut actions =
@@ -92,10 +95,12 @@ impl Broker {
             Packet::Disconnect { .. } => vec![Do::Close],
             Packet::Broken(_) => Vec::new(),
         };
+        if is_silent {
+            return Vec::new();
+        }
         if !self.is_kind {
-            match self.random.u8(..) {
-                // Does not answer, or answers what was not asked.
-                0..10 => actions.clear(),
+            match self.random.u8(10..) {
+                // Answers what was not asked.
                 10..20 => actions.push(Do::puback(self.random.u16(60_000..))),
                 20..60 => {
                     let count = self.random.usize(1..40);
