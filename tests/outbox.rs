@@ -437,6 +437,24 @@ async fn a_start_on_a_full_disk_sends_what_waits_and_sets_nothing_aside() -> Res
     Ok(())
 }
 
+/// On a disk that takes nothing the link does not wait for a note of its first session.
+#[tokio::test]
+async fn a_first_connection_does_not_wait_for_a_full_disk() -> Result<()> {
+    let bed = Bed::start().await?;
+    let disk = match SmallDisk::mount()? {
+        Some(disk) => disk,
+        None => return Ok(()),
+    };
+    disk.fill()?;
+    let config = bed.config(&recorder("pass", "in/+", "")).keeping(&disk.folder());
+    let mut host = Program::run(&config)?;
+    host.log(&["ERROR", "can't be stored", "publish is refused"]).await?;
+    host.log(&["connect success"]).await?;
+    disk.empty()?;
+    host.log(&["the disk takes messages again"]).await?;
+    host.stop().await
+}
+
 /// Waits until a number is in the log: whoever says that it is taken has not heard yet that it is safe.
 async fn is_in_log(folder: &std::path::Path, number: u32) -> Result<()> {
     let number = format!("{number}  ");

@@ -8,7 +8,7 @@
 pub(super) struct Ownership {
     /// One that the broker has may be ours.
     may_be_ours: bool,
-    /// The disk says so, or never will.
+    /// The disk says that there is one of ours; without a disk nothing has to.
     is_kept: bool,
     /// The next connection is for ending a session that is none of ours.
     is_ending: bool,
@@ -39,12 +39,12 @@ impl Ownership {
         self.is_ending
     }
 
-    /// The disk says that there is a session of ours, or can't be written.
+    /// The disk says now that there is a session of ours.
     pub(super) const fn kept(&mut self) {
         self.is_kept = true;
     }
 
-    /// The connection may be served: the broker may be asked to keep something for us.
+    /// The broker may be asked to keep something for us.
     pub(super) const fn is_kept(&self) -> bool {
         self.is_kept
     }

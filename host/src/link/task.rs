@@ -293,7 +293,9 @@ impl Task {
         }
     }
 
-    /// Otherwise the connection is not to be served: the session's subscriptions would go on for ever. A client that has no state has to close then (MQTT-3.2.2-4), and ends the session by a clean start.
+    /// Whether the connection may be served. On a session that somebody else began it may not, since the
+    /// subscriptions of that one would go on for ever: a client that has no state of it has to close
+    /// (MQTT-3.2.2-4), and the next connection ends the session by a clean start.
     fn is_ours(&mut self, connection: &Connection) -> bool {
         let is_ours = self.ownership.accepts(connection.connack.session_present);
         if self.ownership.is_ending() {
@@ -302,12 +304,13 @@ impl Task {
         is_ours
     }
 
-    /// Waits until the disk says that there is a session of ours at the broker. False: closing.
+    /// Waits until the disk says that there is a session of ours at the broker; not for a disk that can't be
+    /// written, since messages flow without it, too. False: closing.
     async fn keep_session(&mut self) -> bool {
         if !self.ownership.is_kept() {
             self.note_session();
         }
-        while !self.ownership.is_kept() {
+        while !self.ownership.is_kept() && self.status.borrow().trouble.is_none() {
             self.do_chores();
             select! {
                 changed = self.phase.changed() => {

@@ -381,8 +381,6 @@ impl Task {
             }
             Report::Trouble(cause) => {
                 error!("{cause}");
-                // Messages are not to wait for it.
-                self.ownership.kept();
                 self.status.send_modify(|status| status.trouble = Some(cause.to_string().into()));
             }
             Report::Recovered => {
