@@ -5,8 +5,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{
     Answer, Bed, Do, Event, Message, Packet, Program, Result, Scripted, Step, ensure, frame, in_both_versions, plugin,
@@ -24,6 +26,16 @@ const KILLS: usize = 3;
 /// What a host may take, with some of what the tests' own builds take more.
 const MEMORY: usize = 128 << 20;
 
+/// What a broker does without being asked.
+#[derive(Debug, Clone, Copy)]
+enum Turn {
+    Burst,
+    BurstAndEnd,
+}
+
+/// Messages in a burst.
+const BURST: usize = 200;
+
 /// A broker with a session, and with moods.
 struct Broker {
     random: fastrand::Rng,
@@ -35,10 +47,19 @@ struct Broker {
     last_id: u16,
     has_session: bool,
     is_kind: bool,
+    /// On which all that is new is sent; what is left to do on one before is nothing any more.
+    connection: usize,
+    /// What became of each number, for who looks into a failure.
+    history: Vec<(u32, String)>,
+    /// At its turn.
+    turn: Turn,
+    /// The host ends at the acknowledgement that is so many from now.
+    kill: Option<(Pid, usize)>,
 }
 
 impl Broker {
     fn message(&mut self, packet_id: u16, number: u32, dup: bool) -> Do {
+        self.history.push((number, format!("sent on {}, id {packet_id}, dup {dup}", self.connection)));
         // The same again for the same number.
         let mut of_number = fastrand::Rng::with_seed(number.into());
         let (topic, length) = (format!("in/{}", of_number.u8(0..3)), of_number.usize(0..3000));
@@ -68,13 +89,31 @@ impl Broker {
     }
 
     fn step(&mut self, event: &Event) -> Vec<Do> {
-        let Step::Packet(packet) = &event.step else { return Vec::new() };
+        if matches!(event.step, Step::Packet(Packet::Connect(_))) {
+            self.connection = event.connection;
+        }
+        if event.connection != self.connection {
+            return Vec::new();
+        }
+        let packet = match &event.step {
+            Step::Packet(packet) => packet,
+            Step::Turn => return self.turn(),
+            _ => return Vec::new(),
+        };
         let is_silent = !self.is_kind && self.random.u8(0..25) == 0;
         let mut actions = match packet {
             Packet::Connect(hello) => return self.welcome(hello.clean),
             Packet::Puback { packet_id, .. } => {
                 if let Some(at) = self.outstanding.iter().position(|(id, _)| id == packet_id) {
-                    self.acknowledged.extend(self.outstanding.remove(at).map(|(_, number)| number));
+                    let number = self.outstanding.remove(at).map(|(_, number)| number);
+                    self.acknowledged.extend(number);
+                    self.history.extend(number.map(|number| (number, format!("acknowledged on {}", event.connection))));
+                }
+                if let Some((host, acknowledgements)) = self.kill.take() {
+                    match acknowledgements {
+                        0 => kill_process(host, Signal::KILL).unwrap_or_default(),
+                        more => self.kill = Some((host, more - 1)),
+                    }
                 }
                 Vec::new()
             }
@@ -109,6 +148,22 @@ impl Broker {
                 60..64 => actions.extend(self.bad_end()),
                 _ => {}
             }
+        }
+        actions
+    }
+
+    fn history_of(&self, numbers: [u32; 2]) -> String {
+        let mut history = String::new();
+        for (number, what) in self.history.iter().filter(|(number, _)| numbers.contains(number)) {
+            history.push_str(&format!("{number}: {what}\n"));
+        }
+        history
+    }
+
+    fn turn(&mut self) -> Vec<Do> {
+        let mut actions = self.new_messages(BURST);
+        if matches!(self.turn, Turn::BurstAndEnd) {
+            actions.extend(self.bad_end());
         }
         actions
     }
@@ -166,6 +221,10 @@ async fn round_of(protocol: &str, seed: u64) -> Result<()> {
         last_id: 0,
         has_session: false,
         is_kind: false,
+        connection: 0,
+        history: Vec::new(),
+        turn: Turn::Burst,
+        kill: None,
     }));
     let lock = |model: &Arc<Mutex<Broker>>, then: &mut dyn FnMut(&mut Broker)| {
         then(&mut model.lock().unwrap_or_else(PoisonError::into_inner));
@@ -197,20 +256,27 @@ async fn round_of(protocol: &str, seed: u64) -> Result<()> {
         for _ in 0..CONNECTIONS / KILLS {
             let connects = |packet: &Packet| matches!(packet, Packet::Connect(_)).then_some(());
             let connections = broker.packets(connects).len();
-            let mut end = Vec::new();
-            lock(&model, &mut |model| {
-                end = model.new_messages(200);
-                end.extend(model.bad_end());
-            });
-            for action in end {
-                // It may have ended already.
-                let _ = broker.act(action);
-            }
+            lock(&model, &mut |model| model.turn = Turn::BurstAndEnd);
+            // It may have ended already.
+            let _ = broker.act(Do::Ask);
             broker.connect(connections + 1).await?;
         }
         let peak = host.peak()?;
         ensure!(peak < MEMORY, "{peak} bytes of memory");
+        // At the very moment of an acknowledgement, if there is one: what it is for is durable.
+        lock(&model, &mut |model| {
+            model.turn = Turn::Burst;
+            model.kill = host.id().map(|host| (host, model.random.usize(..40)));
+        });
+        let _ = broker.act(Do::Ask);
+        let until = Instant::now() + Duration::from_secs(2);
+        let mut is_killed = false;
+        while !is_killed && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            lock(&model, &mut |model| is_killed = model.kill.is_none());
+        }
         host.kill().await?;
+        lock(&model, &mut |model| model.kill = None);
         if kill == KILLS {
             lock(&model, &mut |model| model.is_kind = true);
         }
@@ -248,14 +314,18 @@ async fn round_of(protocol: &str, seed: u64) -> Result<()> {
 
     let mut newest = BTreeMap::new();
     let mut seen = BTreeSet::new();
-    for (_, message) in broker.packets(|packet| match packet {
+    for (on, message) in broker.packets(|packet| match packet {
         Packet::Publish(message) => Some(message.clone()),
         _ => None,
     }) {
         let Some(number) = number(&message) else { continue };
         if seen.insert(number) {
             let newest = newest.entry(message.topic.clone()).or_insert(number);
-            ensure!(*newest <= number, "{}: {number} came first behind {newest}", message.topic);
+            if *newest > number {
+                let mut history = String::new();
+                lock(&model, &mut |model| history = model.history_of([number, *newest]));
+                anyhow::bail!("{}: {number} came first behind {newest}, on {on}:\n{history}", message.topic);
+            }
             *newest = number;
         }
     }

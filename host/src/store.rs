@@ -312,7 +312,10 @@ impl Store {
         let Self { database, log, inboxes, bytes, numbers, .. } = self;
         let mut written = || {
             let database = database.as_ref().ok_or(redb::Error::DatabaseClosed)?;
-            let transaction = database.begin_write()?;
+            let mut transaction = database.begin_write()?;
+            // After a kill all of a write is there, or nothing. Half of one would break the order of its
+            // messages: the other half comes again, behind it.
+            transaction.set_two_phase_commit(true);
             numbers.group = log.as_ref().map_or(numbers.group, Log::last);
             numbers.write += 1;
             let mark = log.as_ref().map(Log::mark).unwrap_or_default();

@@ -201,6 +201,11 @@ impl Program {
         Ok(())
     }
 
+    /// Its process, while nobody has waited for its end.
+    pub(crate) fn id(&self) -> Option<rustix::process::Pid> {
+        rustix::process::Pid::from_raw(self.child.id()?.try_into().ok()?)
+    }
+
     /// SIGKILL: the host has no time for anything.
     pub(crate) async fn kill(&mut self) -> Result<()> {
         self.child.start_kill()?;

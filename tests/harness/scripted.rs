@@ -64,6 +64,8 @@ pub(crate) enum Step {
     /// The TLS handshake is complete, unless the broker is plain.
     Agreed,
     Packet(Packet),
+    /// A test asked for it with [`Do::Ask`].
+    Turn,
     /// The connection is over; why, in words, if not by the script.
     Gone(String),
 }
@@ -74,6 +76,8 @@ pub(crate) enum Do {
     Say(Answer),
     /// Bytes as they are.
     Raw(Vec<u8>),
+    /// Asks the script: what it makes of that is in order with all else it does on the connection.
+    Ask,
     /// Later, without holding up anything else.
     Later(Duration, Box<Do>),
     /// Ends the connection: `close_notify` and FIN.
@@ -434,6 +438,7 @@ impl Connection {
                 self.stream.write(&bytes).await?;
             }
             Do::Raw(bytes) => self.stream.write(&bytes).await?,
+            Do::Ask => Box::pin(self.step(Step::Turn)).await?,
             Do::Later(delay, action) => {
                 let sender = self.sender.clone();
                 tokio::spawn(async move {

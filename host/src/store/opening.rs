@@ -340,16 +340,18 @@ impl Store {
             // Whatever it says: what is there can be read.
             StoreError::Full { path: self.folder.path(FILE), cause }
         })?;
-        self.say_amended(whole);
+        if whole.turned > 0 {
+            self.say_turned(whole);
+        }
         Ok(())
     }
 
-    fn say_amended(&mut self, whole: &Whole) {
+    fn say_turned(&mut self, whole: &Whole) {
         self.findings.said.push(format!(
             "{} had {} bytes with a bit that had turned: they are as they were written again, and nothing is lost; \
              the disk may be failing",
             self.folder.path(FILE).display(),
-            whole.amended.len()
+            whole.turned
         ));
     }
 

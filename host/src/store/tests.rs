@@ -70,6 +70,40 @@ fn what_was_written_is_there_again() {
     assert_eq!((restored.last_seq, restored.last_number), (3, 9), "numbers are not given again");
 }
 
+/// Half a write would break the order of its messages: the other half comes again behind it.
+#[test]
+fn a_write_that_is_cut_off_is_there_or_not_there() {
+    let write: Vec<_> = (2..40).flat_map(|number| [taken("one", number), arrived("two", number)]).collect();
+    let begin = |disk: &Disk| {
+        let (mut store, _) = disk.open().unwrap();
+        store.write(&[taken("one", 1), arrived("two", 1)]).unwrap();
+        store
+    };
+    let steps = {
+        let disk = Disk::default();
+        let mut store = begin(&disk);
+        let before = disk.state().steps;
+        store.write(&write).unwrap();
+        let steps = disk.state().steps - before;
+        steps
+    };
+    let mut found = BTreeSet::new();
+    for cut in 1..=steps {
+        let disk = Disk::default();
+        let mut store = begin(&disk);
+        disk.state().steps_left = Some(cut);
+        store.write(&write).unwrap_err();
+        let killed = disk.after_kill();
+        drop(store);
+        let (mut store, restored) = killed.open().unwrap();
+        let is_there = (seqs(&mut store, "one").len(), numbers(&mut store, "two").len());
+        assert!([(1, 1), (39, 39)].contains(&is_there), "cut at {cut} of {steps}: {is_there:?}");
+        assert_eq!(restored.damage, None, "cut at {cut} of {steps}");
+        found.insert(is_there);
+    }
+    assert_eq!(found.len(), 2, "{found:?} in {steps} steps");
+}
+
 #[test]
 fn pages_are_in_order_and_end_where_asked() {
     let (mut store, _) = Disk::default().open().unwrap();

@@ -32,6 +32,8 @@ pub(super) enum Condition {
 pub(super) struct Whole {
     /// Bytes that are to be put right for that.
     pub(super) amended: Vec<(u64, u8)>,
+    /// So many of them have turned. What a write that was cut off left to be done is no damage.
+    pub(super) turned: usize,
     /// The newest commit is not whole, and the one before it is in its place.
     pub(super) fell_back: bool,
     /// The last end was none.
@@ -262,7 +264,8 @@ pub(super) fn examine(file: &dyn StorageBackend) -> io::Result<Condition> {
         return Ok(Condition::Damaged(format!("it has been cut off: {} bytes are left", reader.length)));
     }
     let [first, second] = header.slots;
-    // The bit that says which is the first has no checksum. What is whole and newer was written.
+    // The bit that says which is the first has no checksum, and is written last of all. What is whole and
+    // newer was written.
     if let (Some(older), Some(newer)) = (first, second)
         && header.is_sure
         && newer.transaction > older.transaction
@@ -270,8 +273,10 @@ pub(super) fn examine(file: &dyn StorageBackend) -> io::Result<Condition> {
     {
         let (at, is) = header.other;
         let mut amended = reader.amended();
+        let turned = amended.len();
         amended.push((at as u64, is));
-        return Ok(Condition::Whole(Whole { amended, fell_back: false, is_unclean: header.is_unclean }));
+        let is_unclean = header.is_unclean;
+        return Ok(Condition::Whole(Whole { amended, turned, fell_back: false, is_unclean }));
     }
     // As redb does it: where the first need not be good, all is looked at, and the commit before may
     // take its place.
@@ -283,7 +288,8 @@ pub(super) fn examine(file: &dyn StorageBackend) -> io::Result<Condition> {
         {
             let fell_back = can_fall_back && (is_last || second.is_none());
             let is_unclean = header.is_unclean || fell_back;
-            return Ok(Condition::Whole(Whole { amended: reader.amended(), fell_back, is_unclean }));
+            let amended = reader.amended();
+            return Ok(Condition::Whole(Whole { turned: amended.len(), amended, fell_back, is_unclean }));
         }
     }
     Ok(Condition::Damaged("some of its pages are not what was written".to_owned()))

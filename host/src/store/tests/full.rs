@@ -167,3 +167,49 @@ fn what_came_through_although_the_disk_said_no_is_not_done_twice() {
     let (mut store, _) = disk.open().unwrap();
     assert_eq!(store.saved("one").unwrap().state.get("key").unwrap(), "old");
 }
+
+/// What a system refuses for a while, rights, open files, memory or room, is no damage, whatever it
+/// was asked for: nothing is set aside, and all of it is there when it is opened again.
+#[test]
+fn what_is_refused_for_a_while_is_no_damage() {
+    const REFUSED: [i32; 8] =
+        [libc::EACCES, libc::EPERM, libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOSPC, libc::EDQUOT, libc::EROFS];
+    let first = killed(&Disk::default(), 60, 10);
+    let all: Vec<u64> = (1..=70).collect();
+    let calls = {
+        let disk = first.after_kill();
+        drop(disk.open().unwrap());
+        disk.state().calls
+    };
+    let (mut opened, mut refused) = (0, 0);
+    for (error, at, is_short) in
+        REFUSED.into_iter().flat_map(|error| (1..=calls).flat_map(move |at| [(error, at, true), (error, at, false)]))
+    {
+        let disk = first.after_kill();
+        disk.state().refuses = Some((at..if is_short { at + 1 } else { usize::MAX }, error));
+        let place = format!("error {error} at call {at} of {calls}, once: {is_short}");
+        let as_found = |disk: &Disk, (mut store, restored): (Store, Restored)| {
+            disk.state().refuses = None;
+            let found = (seqs(&mut store, "one"), numbers(&mut store, "two"), restored.damage);
+            assert_eq!(found, (all.clone(), vec![1], None), "{place}");
+            assert_eq!(store.saved("two").unwrap().state["key"], "1", "{place}");
+            assert_eq!(damaged(disk), 0, "{place}: {:?}", disk.names());
+            store
+        };
+        match disk.open() {
+            Ok(found) => {
+                opened += 1;
+                drop(as_found(&disk, found));
+            }
+            Err(error) => {
+                refused += 1;
+                assert!(!matches!(error, StoreError::Database(_) | StoreError::InUse(_)), "{place}: {error}");
+                assert!(error.to_string().contains("/disk"), "{place}: {error}");
+            }
+        }
+        disk.state().refuses = None;
+        let mut store = as_found(&disk, disk.open().unwrap_or_else(|error| panic!("{place}: {error}")));
+        store.write(&[settled("one", 1), taken("one", 1000)]).unwrap_or_else(|error| panic!("{place}: {error}"));
+    }
+    assert!(opened > 0 && refused > 0, "{opened} opened, {refused} refused");
+}

@@ -1,31 +1,96 @@
 //! Any sequence of commits, kills, losses of power, full disks and turned bits, by seed: what was
 //! said to be durable is there, and nothing is there that was not told.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{simulation::seeds, *};
 
-/// What there is.
-#[derive(Debug, Default, Clone)]
-struct Model {
-    outbox: BTreeSet<(String, u64)>,
-    inbox: BTreeSet<(String, u64)>,
-    state: BTreeMap<(String, String), String>,
+/// Where something is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Outbox,
+    Inbox,
+    Dead,
+    /// For the version before, while another is on probation.
+    Kept,
+    State,
+    Snapshot,
 }
 
+use Place::{Dead, Inbox, Kept, Outbox, Snapshot, State};
+
+/// Where, of which plugin, under which number or key.
+type Key = (Place, String, String);
+
+/// What there is.
+#[derive(Debug, Default, Clone)]
+struct Model(BTreeMap<Key, String>);
+
 impl Model {
+    fn put(&mut self, place: Place, plugin: &str, name: impl ToString, value: String) {
+        self.0.insert((place, plugin.to_owned(), name.to_string()), value);
+    }
+
+    fn take(&mut self, place: Place, plugin: &str, name: impl ToString) -> Option<String> {
+        self.0.remove(&(place, plugin.to_owned(), name.to_string()))
+    }
+
+    /// All that is in one place, or what of it is one plugin's.
+    fn all(&self, place: Place, plugin: Option<&str>) -> Vec<(String, String)> {
+        let is_of = |(at, owner, _): &Key| *at == place && plugin.is_none_or(|plugin| plugin == owner);
+        self.0.keys().filter(|key| is_of(key)).map(|(_, owner, name)| (owner.clone(), name.clone())).collect()
+    }
+
+    fn any(&self, place: Place, random: &mut fastrand::Rng) -> Option<(Arc<str>, u64)> {
+        let all = self.all(place, None);
+        let (owner, number) = random.choice(all)?;
+        Some((owner.as_str().into(), number.parse().unwrap()))
+    }
+
+    fn copy(&mut self, from: Place, to: Place, plugin: &str) {
+        self.0.retain(|(place, owner, _), _| !(*place == to && owner == plugin));
+        for (owner, name) in self.all(from, Some(plugin)) {
+            let value = self.0[&(from, owner, name.clone())].clone();
+            self.put(to, plugin, name, value);
+        }
+    }
+
     fn apply(&mut self, change: &Change) {
         match change {
-            Change::Taken { owner, seq, .. } => drop(self.outbox.insert((owner.to_string(), *seq))),
-            Change::Settled { owner, seq } => drop(self.outbox.remove(&(owner.to_string(), *seq))),
-            Change::Arrived { plugin, number, .. } => drop(self.inbox.insert((plugin.to_string(), *number))),
-            Change::Handled { plugin, number } => drop(self.inbox.remove(&(plugin.to_string(), *number))),
-            Change::State { plugin, key, value } => {
-                let key = (plugin.to_string(), key.to_string());
-                match value {
-                    Some(value) => self.state.insert(key, String::from_utf8_lossy(value).into_owned()),
-                    None => self.state.remove(&key),
-                };
+            Change::Taken { owner, seq, .. } => self.put(Outbox, owner, seq, String::new()),
+            Change::Settled { owner, seq } => drop(self.take(Outbox, owner, seq)),
+            Change::Arrived { plugin, number, .. } => self.put(Inbox, plugin, number, String::new()),
+            Change::Handled { plugin, number } => drop(self.take(Inbox, plugin, number)),
+            Change::Dead { plugin, number, .. } => {
+                self.take(Inbox, plugin, number);
+                self.put(Dead, plugin, number, String::new());
+            }
+            Change::Revived { plugin, number, arrival } => {
+                if self.take(Dead, plugin, number).is_some() {
+                    self.put(Inbox, plugin, arrival, String::new());
+                }
+            }
+            Change::Buried { plugin, number } => drop(self.take(Dead, plugin, number)),
+            Change::OnProbation { plugin, number, .. } => {
+                self.take(Inbox, plugin, number);
+                self.put(Kept, plugin, number, String::new());
+            }
+            Change::NotKept { plugin, number } => drop(self.take(Kept, plugin, number)),
+            Change::State { plugin, key, value: Some(value) } => {
+                self.put(State, plugin, key, String::from_utf8_lossy(value).into_owned());
+            }
+            Change::State { plugin, key, value: None } => drop(self.take(State, plugin, key)),
+            Change::Snapshot { plugin } => self.copy(State, Snapshot, plugin),
+            Change::Passed { plugin } => {
+                self.0.retain(|(place, owner, _), _| !(matches!(place, Snapshot | Kept) && **owner == **plugin));
+            }
+            Change::RolledBack { plugin } => {
+                self.copy(Snapshot, State, plugin);
+                for (_, number) in self.all(Kept, Some(plugin)) {
+                    self.take(Dead, plugin, &number);
+                    self.put(Inbox, plugin, number, String::new());
+                }
+                self.apply(&Change::Passed { plugin: plugin.clone() });
             }
             _ => {}
         }
@@ -34,16 +99,30 @@ impl Model {
     fn read(store: &mut Store) -> Self {
         let mut model = Self::default();
         for plugin in PLUGINS {
-            model.outbox.extend(seqs(store, plugin).into_iter().map(|seq| (plugin.to_owned(), seq)));
-            model.inbox.extend(numbers(store, plugin).into_iter().map(|number| (plugin.to_owned(), number)));
-            let state = store.saved(plugin).unwrap().state;
-            let text = |value: bytes::Bytes| String::from_utf8_lossy(&value).into_owned();
-            model
-                .state
-                .extend(state.into_iter().map(|(key, value)| ((plugin.to_owned(), key.to_string()), text(value))));
+            seqs(store, plugin).into_iter().for_each(|seq| model.put(Outbox, plugin, seq, String::new()));
+            numbers(store, plugin).into_iter().for_each(|number| model.put(Inbox, plugin, number, String::new()));
+            for letter in store.dead_letters(Some(plugin)).unwrap() {
+                model.put(Dead, plugin, letter.number, String::new());
+            }
+            let saved = store.saved(plugin).unwrap();
+            saved.kept.iter().for_each(|kept| model.put(Kept, plugin, kept.number, String::new()));
+            for (place, entries) in [(State, saved.state), (Snapshot, saved.snapshot)] {
+                for (key, value) in entries {
+                    model.put(place, plugin, key, String::from_utf8_lossy(&value).into_owned());
+                }
+            }
         }
         model
     }
+
+    /// Only those messages of it that are in another, too.
+    fn retain_messages_of(&mut self, other: &Self) {
+        self.0.retain(|key, _| is_state(key) || other.0.contains_key(key));
+    }
+}
+
+fn is_state(key: &Key) -> bool {
+    matches!(key.0, State | Snapshot)
 }
 
 const PLUGINS: [&str; 3] = ["one", "two", "three"];
@@ -81,68 +160,83 @@ impl Driver {
 
 fn some_changes(random: &mut fastrand::Rng, next: &mut u64, told: &Model) -> Vec<Change> {
     let mut changes = Vec::new();
-    let with_arrivals = random.u8(0..6) == 0;
+    // With these the database is written, and not the log.
+    let is_rare = random.u8(0..6) == 0;
     for _ in 0..random.usize(1..8) {
-        let plugin = PLUGINS[random.usize(0..3)];
+        let plugin: Arc<str> = PLUGINS[random.usize(0..3)].into();
         *next += 1;
-        changes.push(match random.u8(0..9) {
-            0..4 => taken(plugin, *next),
-            4 if with_arrivals => arrived(plugin, *next),
-            5 if !told.inbox.is_empty() => {
-                let (plugin, number) = told.inbox.iter().nth(random.usize(0..told.inbox.len())).unwrap();
-                Change::Handled { plugin: plugin.as_str().into(), number: *number }
-            }
+        let change = match random.u8(0..9) {
+            0..4 => None,
+            4 if is_rare => rare_change(random, next, told, plugin.clone()),
+            5 => told.any(Inbox, random).map(|(plugin, number)| Change::Handled { plugin, number }),
             6 => {
                 let value = (random.u8(0..4) > 0).then(|| next.to_string().into_bytes().into());
-                Change::State { plugin: plugin.into(), key: format!("key {}", random.u8(0..20)).into(), value }
+                let key = format!("key {}", random.u8(0..20)).into();
+                Some(Change::State { plugin: plugin.clone(), key, value })
             }
-            _ if !told.outbox.is_empty() => {
-                let (owner, seq) = told.outbox.iter().nth(random.usize(0..told.outbox.len())).unwrap();
-                settled(owner, *seq)
-            }
-            _ => taken(plugin, *next),
-        });
+            _ => told.any(Outbox, random).map(|(owner, seq)| settled(&owner, seq)),
+        };
+        changes.push(change.unwrap_or_else(|| taken(&plugin, *next)));
     }
     changes
 }
 
-/// Whatever is durable is there, and nothing but what is under way beside it.
-fn check(before: &Model, under_way: &[Change], found: &Model, is_torn: bool, place: &str) {
-    let mut after = before.clone();
-    let (mut outbox, mut inbox, mut state) = (before.outbox.clone(), before.inbox.clone(), BTreeMap::new());
-    for (key, value) in &before.state {
-        state.entry(key.clone()).or_insert_with(BTreeSet::new).insert(Some(value.clone()));
-    }
-    for change in under_way {
-        after.apply(change);
-        outbox.extend(after.outbox.iter().cloned());
-        inbox.extend(after.inbox.iter().cloned());
-        if let Change::State { plugin, key, value } = change {
-            let key = (plugin.to_string(), key.to_string());
-            let was = before.state.get(&key).cloned();
-            let value = value.as_ref().map(|value| String::from_utf8_lossy(value).into_owned());
-            state.entry(key).or_default().extend([was, value]);
+fn rare_change(random: &mut fastrand::Rng, next: &mut u64, told: &Model, plugin: Arc<str>) -> Option<Change> {
+    let message = || message("t", 200);
+    match random.u8(0..16) {
+        0..8 => Some(arrived(&plugin, *next)),
+        8 | 9 => told.any(Inbox, random).map(|(plugin, number)| {
+            let reason = "as told".to_owned();
+            Change::Dead { plugin, number, message: message(), packet_id: 0, attempts: 2, reason }
+        }),
+        10 => told.any(Dead, random).map(|(plugin, number)| Change::Revived { plugin, number, arrival: *next }),
+        11 => told.any(Dead, random).map(|(plugin, number)| Change::Buried { plugin, number }),
+        12 => {
+            told.any(Inbox, random).map(|(plugin, number)| Change::OnProbation { plugin, number, message: message() })
         }
+        13 => told.any(Kept, random).map(|(plugin, number)| Change::NotKept { plugin, number }),
+        14 => Some(Change::Snapshot { plugin }),
+        _ if random.bool() => Some(Change::Passed { plugin }),
+        _ => Some(Change::RolledBack { plugin }),
     }
-    let lost: Vec<_> = before.outbox.intersection(&after.outbox).filter(|one| !found.outbox.contains(one)).collect();
-    assert!(lost.is_empty(), "{place}: lost {lost:?}");
-    let lost: Vec<_> = before.inbox.intersection(&after.inbox).filter(|one| !found.inbox.contains(one)).collect();
-    assert!(lost.is_empty(), "{place}: lost in the inbox {lost:?}");
-    assert!(
-        is_torn || found.outbox.is_subset(&outbox),
-        "{place}: again {:?}",
-        found.outbox.difference(&outbox).collect::<Vec<_>>()
-    );
-    assert!(
-        is_torn || found.inbox.is_subset(&inbox),
-        "{place}: again {:?}",
-        found.inbox.difference(&inbox).collect::<Vec<_>>()
-    );
-    for (key, values) in &state {
-        let value = found.state.get(key).cloned();
-        assert!(values.contains(&value), "{place}: {key:?} is {value:?}, not of {values:?}");
+}
+
+/// Whatever is durable is there, and nothing but what is under way beside it: what is found at each
+/// place is what was there at one moment at least.
+fn check(before: &Model, under_way: &[Change], found: &Model, is_torn: bool, place: &str) {
+    let mut now = before.clone();
+    let mut seen: BTreeMap<Key, BTreeSet<Option<String>>> = BTreeMap::new();
+    // A message that goes from one place to another is at one of them at any time.
+    let messages = |model: &Model| -> BTreeSet<(String, String)> {
+        [Inbox, Dead, Kept].into_iter().flat_map(|place| model.all(place, None)).collect()
+    };
+    let mut stays = messages(before);
+    for change in under_way {
+        let was = now.clone();
+        now.apply(change);
+        for key in was.0.keys().chain(now.0.keys()).filter(|key| was.0.get(*key) != now.0.get(*key)) {
+            seen.entry(key.clone()).or_default().extend([was.0.get(key).cloned(), now.0.get(key).cloned()]);
+        }
+        let still = messages(&now);
+        stays.retain(|message| still.contains(message));
     }
-    assert!(found.state.keys().all(|key| state.contains_key(key)), "{place}");
+    for key in before.0.keys().chain(found.0.keys()).chain(seen.keys()) {
+        let is = found.0.get(key);
+        let allowed = match seen.get(key) {
+            Some(values) => values.contains(&is.cloned()),
+            None => is == before.0.get(key),
+        };
+        let is_again = is_torn && is.is_some() && !is_state(key);
+        assert!(
+            allowed || is_again,
+            "{place}: {key:?} is {is:?}, was {:?}, then {:?}",
+            before.0.get(key),
+            seen.get(key)
+        );
+    }
+    let there = messages(found);
+    let lost: Vec<_> = stays.difference(&there).collect();
+    assert!(lost.is_empty(), "{place}: lost between places {lost:?}");
 }
 
 fn one_life_after_the_other(seed: u64, counts: &mut BTreeMap<&'static str, u64>) {
@@ -174,8 +268,7 @@ fn one_life_after_the_other(seed: u64, counts: &mut BTreeMap<&'static str, u64>)
         let mut is_there = found.clone();
         if is_torn && store.trouble().is_some() {
             // Nobody said that these are safe, and nothing can be written to make them so.
-            is_there.outbox = found.outbox.intersection(&durable.outbox).cloned().collect();
-            is_there.inbox = found.inbox.intersection(&durable.inbox).cloned().collect();
+            is_there.retain_messages_of(&durable);
         } else {
             under_way.clear();
         }
@@ -215,13 +308,10 @@ fn one_life_after_the_other(seed: u64, counts: &mut BTreeMap<&'static str, u64>)
                 let since: Vec<Change> = driver.since.clone();
                 let mut seen = found.clone();
                 since.iter().for_each(|change| seen.apply(change));
-                let lost: Vec<_> = durable.outbox.difference(&seen.outbox).collect();
-                assert!(
-                    lost.is_empty() || !under_way.is_empty(),
-                    "{place}: {lost:?} of {:?}, {:?}",
-                    seen.outbox,
-                    store.trouble()
-                );
+                let is_message = |key: &&Key| !is_state(key);
+                let lost: Vec<_> =
+                    durable.0.keys().filter(is_message).filter(|key| !seen.0.contains_key(*key)).collect();
+                assert!(lost.is_empty() || !under_way.is_empty(), "{place}: {lost:?}, {:?}", store.trouble());
             }
         }
         let ends_well = !disk.is_dead() && random.bool();

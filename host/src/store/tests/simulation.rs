@@ -47,6 +47,10 @@ pub(super) struct State {
     pub(super) is_read_only: bool,
     /// Syncs work, and say that they have not.
     pub(super) lies: bool,
+    /// Whatever is asked of it.
+    pub(super) calls: usize,
+    /// From which call to which one that is refused, and with what error number.
+    pub(super) refuses: Option<(std::ops::Range<usize>, i32)>,
 }
 
 /// What a file has.
@@ -165,7 +169,13 @@ impl State {
         Ok(())
     }
 
-    fn alive(&self) -> io::Result<()> {
+    fn alive(&mut self) -> io::Result<()> {
+        self.calls += 1;
+        if let Some((calls, error)) = &self.refuses
+            && calls.contains(&self.calls)
+        {
+            return Err(io::Error::from_raw_os_error(*error));
+        }
         if self.steps_left == Some(0) { Err(io::Error::other("the power has failed")) } else { Ok(()) }
     }
 
@@ -290,7 +300,7 @@ impl Folder for Disk {
     }
 
     fn has(&self, name: &str) -> io::Result<bool> {
-        let state = self.state();
+        let mut state = self.state();
         state.alive()?;
         Ok(state.names.contains_key(name))
     }
@@ -300,18 +310,18 @@ impl Folder for Disk {
     }
 
     fn free(&self) -> io::Result<u64> {
-        let state = self.state();
+        let mut state = self.state();
         state.alive()?;
         Ok((state.free() * BLOCK) as u64)
     }
 
     fn occupy(&self, name: &str, bytes: u64) -> io::Result<()> {
         let mut state = self.state();
+        state.step()?;
         let id = match state.names.get(name) {
             Some(id) => *id,
             None => state.create(name)?,
         };
-        state.step()?;
         let allocated = state.allocate(id, 0, bytes as usize);
         if allocated.is_err() {
             state.names.remove(name);
