@@ -3,12 +3,14 @@
 
 use std::{
     env, fs,
-    path::Path,
+    path::PathBuf,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 fn main() {
-    let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock");
+    // Where it is now: a build folder may have been made elsewhere, and been moved with its checkout.
+    let here = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap_or_default();
+    let lock = here.join("../Cargo.lock");
     let text = fs::read_to_string(&lock).unwrap_or_default();
     // Not `ALPHORN_…`: cargo hands these on to what it runs, which would take them for configuration.
     for name in ["ring", "rustls", "wasmtime"] {
@@ -19,7 +21,7 @@ fn main() {
     // The profile `device`, which is the one to be as small as can be; others unwind their stack.
     let is_linux = env::var("CARGO_CFG_TARGET_OS").is_ok_and(|system| system == "linux");
     if is_linux && env::var("OPT_LEVEL").is_ok_and(|level| level == "z") {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("device.ld");
+        let script = here.join("device.ld");
         say(&format!("rustc-link-arg-bins=-Wl,-T,{}", script.display()));
         say(&format!("rerun-if-changed={}", script.display()));
     }

@@ -84,8 +84,7 @@ fn a_write_that_is_cut_off_is_there_or_not_there() {
         let mut store = begin(&disk);
         let before = disk.state().steps;
         store.write(&write).unwrap();
-        let steps = disk.state().steps - before;
-        steps
+        disk.state().steps - before
     };
     let mut found = BTreeSet::new();
     for cut in 1..=steps {

@@ -66,9 +66,8 @@ impl Model {
                 self.put(Dead, plugin, number, String::new());
             }
             Change::Revived { plugin, number, arrival } => {
-                if self.take(Dead, plugin, number).is_some() {
-                    self.put(Inbox, plugin, arrival, String::new());
-                }
+                let letter = self.take(Dead, plugin, number);
+                letter.into_iter().for_each(|value| self.put(Inbox, plugin, arrival, value));
             }
             Change::Buried { plugin, number } => drop(self.take(Dead, plugin, number)),
             Change::OnProbation { plugin, number, .. } => {
