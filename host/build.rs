@@ -8,7 +8,7 @@ use std::{
 };
 
 fn main() {
-    // Where it is now: a build folder may have been made elsewhere, and been moved with its checkout.
+    // Asked at run time: this script may have been built when the checkout was in another folder.
     let here = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap_or_default();
     let lock = here.join("../Cargo.lock");
     let text = fs::read_to_string(&lock).unwrap_or_default();

@@ -26,7 +26,7 @@ const KILLS: usize = 3;
 /// What a host may take, with some of what the tests' own builds take more.
 const MEMORY: usize = 128 << 20;
 
-/// What a broker does without being asked.
+/// What a broker does without a packet of the client.
 #[derive(Debug, Clone, Copy)]
 enum Turn {
     Burst,
@@ -47,13 +47,13 @@ struct Broker {
     last_id: u16,
     has_session: bool,
     is_kind: bool,
-    /// On which all that is new is sent; what is left to do on one before is nothing any more.
+    /// The newest connection. What happens on an older one changes nothing.
     connection: usize,
-    /// What became of each number, for who looks into a failure.
+    /// What became of each message, by number, for whoever looks into a failure.
     history: Vec<(u32, String)>,
-    /// At its turn.
+    /// What it does when the test asks for a turn.
     turn: Turn,
-    /// The host ends at the acknowledgement that is so many from now.
+    /// The host to kill, and how many PUBACKs are to come before the one it is killed at.
     kill: Option<(Pid, usize)>,
 }
 
@@ -118,7 +118,7 @@ impl Broker {
                 Vec::new()
             }
             Packet::Publish(message) => message.packet_id.map(Do::puback).into_iter().collect(),
-            // Else what it has for the subscriber would come behind what it sends later.
+            // No messages without a SUBACK: they would be numbered now and arrive behind those sent later.
             Packet::Subscribe { .. } if is_silent => Vec::new(),
             Packet::Subscribe { packet_id, filters, .. } => {
                 self.has_session = true;
@@ -263,7 +263,8 @@ async fn round_of(protocol: &str, seed: u64) -> Result<()> {
         }
         let peak = host.peak()?;
         ensure!(peak < MEMORY, "{peak} bytes of memory");
-        // At the very moment of an acknowledgement, if there is one: what it is for is durable.
+        // The host is killed as soon as a PUBACK has come: what it acknowledges has to be durable by then.
+        // Where the connection ends before that, the host is killed after two seconds.
         lock(&model, &mut |model| {
             model.turn = Turn::Burst;
             model.kill = host.id().map(|host| (host, model.random.usize(..40)));

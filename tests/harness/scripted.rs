@@ -64,7 +64,7 @@ pub(crate) enum Step {
     /// The TLS handshake is complete, unless the broker is plain.
     Agreed,
     Packet(Packet),
-    /// A test asked for it with [`Do::Ask`].
+    /// The test asks what to do now, by [`Do::Ask`].
     Turn,
     /// The connection is over; why, in words, if not by the script.
     Gone(String),
@@ -76,7 +76,8 @@ pub(crate) enum Do {
     Say(Answer),
     /// Bytes as they are.
     Raw(Vec<u8>),
-    /// Asks the script: what it makes of that is in order with all else it does on the connection.
+    /// Asks the script, by [`Step::Turn`]. What the script answers goes out in order with its other
+    /// answers on that connection.
     Ask,
     /// Later, without holding up anything else.
     Later(Duration, Box<Do>),

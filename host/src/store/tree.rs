@@ -32,7 +32,7 @@ pub(super) enum Condition {
 pub(super) struct Whole {
     /// Bytes that are to be put right for that.
     pub(super) amended: Vec<(u64, u8)>,
-    /// So many of them have turned. What a write that was cut off left to be done is no damage.
+    /// How many of those bytes were damaged. The others are what a write that was cut off had left to do.
     pub(super) turned: usize,
     /// The newest commit is not whole, and the one before it is in its place.
     pub(super) fell_back: bool,

@@ -168,8 +168,8 @@ fn what_came_through_although_the_disk_said_no_is_not_done_twice() {
     assert_eq!(store.saved("one").unwrap().state.get("key").unwrap(), "old");
 }
 
-/// What a system refuses for a while, rights, open files, memory or room, is no damage, whatever it
-/// was asked for: nothing is set aside, and all of it is there when it is opened again.
+/// A system may refuse rights, open files, memory or room for a while, at any call. The store does not
+/// take that for damage: it sets nothing aside, and has everything when it is opened again.
 #[test]
 fn what_is_refused_for_a_while_is_no_damage() {
     const REFUSED: [i32; 8] =

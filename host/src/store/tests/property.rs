@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{simulation::seeds, *};
 
-/// Where something is kept.
+/// A table of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Place {
     Outbox,
@@ -19,7 +19,7 @@ enum Place {
 
 use Place::{Dead, Inbox, Kept, Outbox, Snapshot, State};
 
-/// Where, of which plugin, under which number or key.
+/// A place, the plugin, and the number of a message or the key of a value.
 type Key = (Place, String, String);
 
 /// What there is.

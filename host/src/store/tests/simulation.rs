@@ -47,9 +47,9 @@ pub(super) struct State {
     pub(super) is_read_only: bool,
     /// Syncs work, and say that they have not.
     pub(super) lies: bool,
-    /// Whatever is asked of it.
+    /// How often anything was asked of the disk.
     pub(super) calls: usize,
-    /// From which call to which one that is refused, and with what error number.
+    /// Which of those calls are refused, and with which error number.
     pub(super) refuses: Option<(std::ops::Range<usize>, i32)>,
 }
 
