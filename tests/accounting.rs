@@ -19,7 +19,7 @@ use std::{
 use alphorn::{
     config::{Config, Overrides},
     host::Host,
-    link::{ClientOptions, NotTaken, WhenFull},
+    link::{Client, ClientOptions, Item, Mailbox, NotTaken, Outcome, WhenFull},
     message::{Message, Properties, Qos, UserProperties},
     plugin::compile::Compiler,
     topic::{TopicFilter, TopicName},
@@ -31,6 +31,9 @@ use fastrand::Rng;
 struct Counting;
 
 static OUT: AtomicUsize = AtomicUsize::new(0);
+
+/// The most that was out.
+static PEAK: AtomicUsize = AtomicUsize::new(0);
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -44,7 +47,8 @@ fn rounded(size: usize) -> usize {
 // SAFETY: all of it is the system's allocator; counting allocates nothing and does not unwind.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        OUT.fetch_add(rounded(layout.size()), SeqCst);
+        let size = rounded(layout.size());
+        PEAK.fetch_max(OUT.fetch_add(size, SeqCst) + size, SeqCst);
         // SAFETY: as promised by the caller.
         unsafe { System.alloc(layout) }
     }
@@ -65,6 +69,19 @@ const BESIDE: usize = 512 * 1024;
 /// What the store has once for all plugins: its cache of 2 MiB, and buffers of the log.
 const STORE: usize = 5 * 512 * 1024;
 
+/// What the journal has once for all plugins: up to 20,000 changes the database does not have yet, such as
+/// that a message was handled, and the link's tables of arrivals, which stay as large as they ever were.
+const JOURNAL: usize = 8 * 1024 * 1024;
+
+/// What a plugin may be ahead of the disk by, beside the call it is in.
+const AHEAD: usize = 256 * 1024;
+
+/// What the link has read and not put anywhere yet: it reads no more then.
+const INTAKE: usize = 4 * 1024 * 1024 + 256 * 1024;
+
+/// What is out for a byte that is being written: it, its record, and the page that gets.
+const WRITING: usize = 3;
+
 /// Reserved at most.
 const LIMIT: usize = 4 * 1024 * 1024;
 
@@ -83,10 +100,12 @@ fn rounds() -> Result<Vec<u64>> {
 fn what_is_kept_is_what_was_reserved() -> Result<()> {
     for seed in rounds()? {
         let rng = &mut Rng::with_seed(seed);
-        let round = match rng.u8(..3) {
+        let round = match rng.u8(..5) {
             0 => outbox(rng, "memory"),
             1 => outbox(rng, "disk"),
-            _ => mailbox(rng),
+            2 => mailbox(rng),
+            3 => inbox(rng),
+            _ => dead_letters(rng),
         };
         round.with_context(|| format!("ALPHORN_SEED={seed}"))?;
     }
@@ -158,8 +177,8 @@ impl Shape {
         })
     }
 
-    /// The packet in which a broker would send it.
-    fn packet(&self, rng: &mut Rng, within: &str, payload: usize) -> Result<Vec<u8>> {
+    /// The packet in which a broker would send it; one of QoS 1 has a packet id.
+    fn packet(&self, rng: &mut Rng, within: &str, payload: usize, packet_id: Option<u16>) -> Result<Vec<u8>> {
         let mut properties = Vec::new();
         for (name, value) in &self.user_properties() {
             properties.push(0x26);
@@ -171,10 +190,12 @@ impl Shape {
         let topic = self.topic(rng, within);
         let mut body = u16::try_from(topic.len())?.to_be_bytes().to_vec();
         body.extend(topic.as_bytes());
+        body.extend(packet_id.into_iter().flat_map(u16::to_be_bytes));
         body.extend(variable(properties.len()));
         body.extend(properties);
         body.extend(std::iter::repeat_n(b'x', payload));
-        Ok([&[0x30][..], &variable(body.len()), &body].concat())
+        let first = if packet_id.is_some() { 0x32 } else { 0x30 };
+        Ok([&[first][..], &variable(body.len()), &body].concat())
     }
 }
 
@@ -233,11 +254,11 @@ fn mailbox(rng: &mut Rng) -> Result<()> {
     let mut burst = Vec::new();
     let mut sent = 0;
     while sent < LIMIT * 2 && burst.len() < 2 * LIMIT {
-        let packet = shape.packet(rng, "in", shape.payload)?;
+        let packet = shape.packet(rng, "in", shape.payload, None)?;
         sent += packet.len() + 100;
         burst.extend(packet);
         if beside > 0 && rng.u8(..4) == 0 {
-            let nobodys = Shape { pairs: 0, ..shape.clone() }.packet(rng, "nobody", beside)?;
+            let nobodys = Shape { pairs: 0, ..shape.clone() }.packet(rng, "nobody", beside, None)?;
             burst.extend(nobodys);
         }
     }
@@ -255,6 +276,154 @@ fn mailbox(rng: &mut Rng) -> Result<()> {
     drop(broker);
     runtime.block_on(host.shutdown());
     Ok(())
+}
+
+/// A broker sends what a plugin does not read: it goes to the inbox, and what is there costs no memory.
+fn inbox(rng: &mut Rng) -> Result<()> {
+    let shape = Shape { qos: Qos::AtLeastOnce, ..Shape::new(rng) };
+    let reader = &mut Reader::start(*rng.choice(&[64 * 1024, 512 * 1024]).context("none")?)?;
+    let mut burst = Vec::new();
+    let mut count = 0;
+    while count < 50_000 && burst.len() < LIMIT {
+        count += 1;
+        burst.extend(shape.packet(rng, "in", shape.payload, Some(count))?);
+    }
+    let before = reader.begin()?;
+    let mut answers = reader.broker.try_clone()?;
+    let sender = reader.send(burst)?;
+    for _ in 0..count {
+        // A PUBACK for each: what is in the mailbox is put into the inbox, too, when it was not
+        // handled for a second.
+        packet(&mut answers)?;
+    }
+    let burst = sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;
+    let what = format!("{count} messages in the inbox and a mailbox of {} bytes, of {shape:?}", reader.most);
+    let gauge = reader.mailbox.gauge(&reader.client);
+    looks_right(&what, before + BESIDE + STORE + JOURNAL, || gauge.mailbox().1)?;
+    reader.was_at_most(before + WRITING * INTAKE, &what)?;
+
+    // Reading it takes a mailbox at a time, whatever becomes of it.
+    let before = reader.begin()?;
+    let fates = [rng.u8(..4), rng.u8(..4)];
+    let mut read = 0;
+    while reader.next(rng, fates, || read == usize::from(count) - gauge.dropped() as usize)? {
+        read += 1;
+    }
+    let what = format!("{read} messages read, to {fates:?}, of {what}");
+    looks_right(&what, before + BESIDE + STORE + JOURNAL, || gauge.mailbox().1)?;
+    reader.was_at_most(before, &what)?;
+    drop(burst);
+    reader.stop();
+    Ok(())
+}
+
+/// A plugin gives up all it gets as fast as it comes: what of it is not on disk yet is in memory, and that
+/// is bounded, however long the disk takes.
+fn dead_letters(rng: &mut Rng) -> Result<()> {
+    let payload = *rng.choice(&[1000, 20_000, 100_000]).context("none")?;
+    let shape = Shape { qos: Qos::AtMostOnce, pairs: 0, payload, ..Shape::new(rng) };
+    let reader = &mut Reader::start(512 * 1024)?;
+    let before = reader.begin()?;
+    let (mut sent, mut count) = (0, 0);
+    while sent < 4 * LIMIT {
+        let packet = shape.packet(rng, "in", shape.payload, None)?;
+        reader.broker.write_all(&packet)?;
+        sent += packet.len();
+        count += 1;
+        ensure!(reader.next(rng, [0, 0], || false)?, "a message is lost");
+    }
+    let gauge = reader.mailbox.gauge(&reader.client);
+    let what = format!("{count} dead letters, with a mailbox of {} bytes, {shape:?}", reader.most);
+    looks_right(&what, before + BESIDE + STORE + JOURNAL, || gauge.mailbox().1)?;
+    reader.was_at_most(before, &what)?;
+    reader.stop();
+    Ok(())
+}
+
+/// A plugin with an inbox on disk, and its broker.
+struct Reader {
+    runtime: tokio::runtime::Runtime,
+    host: Option<Host>,
+    client: Client,
+    mailbox: Mailbox,
+    broker: TcpStream,
+    /// What the mailbox holds, in bytes.
+    most: usize,
+    _folder: tempfile::TempDir,
+}
+
+impl Reader {
+    /// Its mailbox holds so many bytes.
+    fn start(most: usize) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let host = runtime.block_on(start(listener.local_addr()?.port(), folder.path(), "disk"))?;
+        let (client, mailbox) = host.link().client(&ClientOptions { mailbox_bytes: most, ..options("plugin") });
+        client.subscribe(TopicFilter::parse("in/#")?, Qos::AtLeastOnce);
+        let broker = accept(&listener)?;
+        Ok(Self { runtime, host: Some(host), client, mailbox, broker, most, _folder: folder })
+    }
+
+    /// What is out from now on is looked at; what comes out is what is already.
+    fn begin(&self) -> Result<usize> {
+        let before = settled()?;
+        PEAK.store(before, SeqCst);
+        Ok(before)
+    }
+
+    /// The broker sends that, and gives it back, so that it is out all the time.
+    fn send(&self, burst: Vec<u8>) -> Result<thread::JoinHandle<Result<Vec<u8>>>> {
+        let mut broker = self.broker.try_clone()?;
+        Ok(thread::spawn(move || {
+            broker.write_all(&burst)?;
+            Ok(burst)
+        }))
+    }
+
+    /// One message is read and meets one of these fates. False: there are no more.
+    fn next(&mut self, rng: &mut Rng, fates: [u8; 2], mut is_all: impl FnMut() -> bool) -> Result<bool> {
+        let (client, mailbox) = (&self.client, &mut self.mailbox);
+        self.runtime.block_on(async {
+            let begin = Instant::now();
+            while !is_all() {
+                ensure!(begin.elapsed() < PATIENCE, "nothing more arrives");
+                let next = tokio::time::timeout(Duration::from_millis(20), mailbox.recv()).await;
+                let Ok(next) = next else { continue };
+                let Item::Message(delivery) = next.context("the link has ended")? else { continue };
+                let handled = |delivery, is_kept| {
+                    client.end_call(Outcome { handled: Some(delivery), is_kept, ..Outcome::default() })
+                };
+                let [one, other] = fates;
+                let durable = match if rng.bool() { one } else { other } {
+                    0 => client.bury(delivery, 1, "a reason", false),
+                    1 => client.bury(delivery, 1, "a reason", true),
+                    2 => handled(delivery, true),
+                    _ => handled(delivery, false),
+                };
+                if let Some(durable) = durable {
+                    durable.wait().await;
+                }
+                return Ok(true);
+            }
+            Ok(false)
+        })
+    }
+
+    /// So much may have been out beside what is bounded for all, and for this plugin.
+    fn was_at_most(&self, beside: usize, what: &str) -> Result<()> {
+        let most = beside + BESIDE + STORE + JOURNAL + 2 * self.most + WRITING * AHEAD;
+        let peak = PEAK.load(SeqCst);
+        ensure!(peak <= most, "{peak} bytes were out, and at most {most} may be: {what}");
+        say(&format!("{peak} bytes were out, {most} may be: {what}"));
+        Ok(())
+    }
+
+    fn stop(&mut self) {
+        if let Some(host) = self.host.take() {
+            self.runtime.block_on(host.shutdown());
+        }
+    }
 }
 
 /// What is out beyond that is no more than what is reserved allows for. While the store writes, it has
@@ -295,7 +464,7 @@ fn settled() -> Result<usize> {
 
 async fn start(port: u16, folder: &Path, storage: &str) -> Result<Host> {
     let text = format!(
-        "[host]\ndata_dir = {folder:?}\n[outbox]\nstorage = \"{storage}\"\nqos0_offline = \"store\"\nmin_free = \"0\"\n\
+        "[host]\ndata_dir = {folder:?}\n[outbox]\nstorage = \"{storage}\"\nqos0_offline = \"store\"\nmin_free = \"0\"\ncommit = \"1s\"\n\
          [link]\nurl = \"mqtt://127.0.0.1:{port}\"\nclient_id = \"accounting\"\nmax_packet = \"256KiB\"\n"
     );
     let environment = BTreeMap::<String, String>::new().into_iter();

@@ -335,11 +335,12 @@ impl Writer {
         let Some(since) = self.since else {
             return logged.or_else(|| self.store.has_messages().then(|| now + TICK));
         };
-        let is_awaited = !self.replies.is_empty() || !self.tickets.is_empty();
+        // With a time between commits, only those wait for an answer who are far ahead of the disk.
+        let is_pressing = self.is_pressing || !self.replies.is_empty();
         let patience = match self.commit {
-            _ if self.group.len_new() >= MANY || self.is_pressing => Duration::ZERO,
+            _ if self.group.len_new() >= MANY || is_pressing => Duration::ZERO,
             Commit::Every(pause) if self.group.is_urgent() => pause,
-            Commit::Call if is_awaited => Duration::ZERO,
+            Commit::Call if !self.tickets.is_empty() => Duration::ZERO,
             _ if self.group.is_urgent() => SOON,
             _ => LAZY,
         };

@@ -5,7 +5,11 @@ use std::{collections::HashMap, sync::Arc};
 use bytestring::ByteString;
 use rustc_hash::FxHashMap;
 
-use crate::store::{Change, Taken};
+use crate::{
+    router::Subscription,
+    store::{Change, Taken, Wanted},
+    topic::TopicFilter,
+};
 
 /// Beyond so many, those that are cancelled are done away with.
 const MANY: usize = 4096;
@@ -25,11 +29,26 @@ pub(super) struct Group {
     /// Where a message that is not written yet is put in, by plugin and number.
     outbox: FxHashMap<u64, usize>,
     inbox: FxHashMap<(Arc<str>, u64), usize>,
-    /// Where a key of a plugin's state was written last; plugins choose keys, so that hashing is not cheap.
-    state: HashMap<(Arc<str>, ByteString), usize>,
+    /// Where that was last changed of which only the last change counts; plugins choose keys and filters,
+    /// so that hashing is not cheap.
+    latest: HashMap<Item, usize>,
     /// Changes that are not in the log, and put something in or say something that must not be
     /// forgotten.
     urgent: usize,
+}
+
+/// Something of which only the last change counts: a change of it does away with the one before, so that
+/// a group that waits for a full disk does not grow, however often somebody changes his mind.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Item {
+    /// A key of a plugin's state.
+    State(Arc<str>, ByteString),
+    /// A filter a plugin wants.
+    Wanted(Arc<str>, TopicFilter),
+    /// A filter the broker has.
+    AtBroker(TopicFilter),
+    /// That the broker has none.
+    NothingAtBroker,
 }
 
 impl Group {
@@ -38,11 +57,9 @@ impl Group {
         match &change {
             Change::Taken { seq, .. } => {
                 self.outbox.insert(*seq, here);
-                self.urgent += 1;
             }
             Change::Arrived { plugin, number, .. } => {
                 self.inbox.insert((plugin.clone(), *number), here);
-                self.urgent += 1;
             }
             Change::Settled { seq, .. } => {
                 if let Some(at) = self.outbox.remove(seq)
@@ -62,43 +79,48 @@ impl Group {
                 if let Some(at) = self.outbox.remove(seq) {
                     self.cancel(at);
                 }
-                self.urgent += 1;
             }
             // What puts it elsewhere says all of it, so it need not be in the inbox before.
             Change::OnProbation { plugin, number, .. } | Change::Dead { plugin, number, .. } => {
                 if let Some(at) = self.inbox.remove(&(plugin.clone(), *number)) {
                     self.cancel(at);
                 }
-                self.urgent += 1;
             }
-            Change::State { plugin, key, .. } => {
-                if let Some(at) = self.state.insert((plugin.clone(), key.clone()), here) {
-                    self.cancel(at);
-                }
-                self.urgent += 1;
+            Change::State { plugin, key, .. } => self.replace(Item::State(plugin.clone(), key.clone())),
+            Change::Subscribed(Wanted { plugin, filter, .. }) | Change::Unsubscribed { plugin, filter } => {
+                self.replace(Item::Wanted(plugin.clone(), filter.clone()));
             }
-            Change::Snapshot { .. } | Change::RolledBack { .. } => {
-                // What was written before is in the snapshot, what comes after is not.
-                self.state.clear();
-                self.urgent += 1;
+            Change::AtBroker(Subscription { filter, .. }) | Change::NotAtBroker(filter) => {
+                self.replace(Item::AtBroker(filter.clone()));
             }
-            Change::Subscribed(_)
-            | Change::Unsubscribed { .. }
-            | Change::Installed { .. }
+            Change::NothingAtBroker => {
+                let there = self.latest.extract_if(|item, _| matches!(item, Item::AtBroker(_)));
+                let there: Vec<_> = there.map(|(_, at)| at).collect();
+                there.into_iter().for_each(|at| _ = self.cancel(at));
+                self.replace(Item::NothingAtBroker);
+            }
+            // What was written before is in the snapshot, what comes after is not.
+            Change::Snapshot { .. } | Change::RolledBack { .. } => self.latest.clear(),
+            Change::Installed { .. }
             | Change::Passed { .. }
             | Change::Revived { .. }
             | Change::Buried { .. }
-            | Change::Released { .. } => self.urgent += 1,
-            Change::NotKept { .. } => {}
-            // The broker is asked in any case where this is lost; that there is a session of ours is
-            // waited for by itself.
-            Change::AtBroker(_) | Change::NotAtBroker(_) | Change::NothingAtBroker => {}
+            | Change::Released { .. }
+            | Change::NotKept { .. } => {}
         }
+        self.urgent += usize::from(is_urgent(&change));
         self.unloggable += usize::from(!change.is_for_log());
         self.changes.push(Some(change));
         self.live += 1;
         if self.changes.len() > MANY && self.live < self.changes.len() / 2 {
             self.close_up();
+        }
+    }
+
+    /// The next change is one of that.
+    fn replace(&mut self, item: Item) {
+        if let Some(at) = self.latest.insert(item, self.changes.len()) {
+            self.cancel(at);
         }
     }
 
@@ -123,7 +145,7 @@ impl Group {
         if at < self.logged {
             return false;
         }
-        self.urgent -= 1;
+        self.urgent -= usize::from(is_urgent(&change));
         self.unloggable -= usize::from(!change.is_for_log());
         at >= self.attempted
     }
@@ -197,6 +219,18 @@ impl Group {
 
     pub(super) fn clear(&mut self) {
         *self = Self::default();
+    }
+}
+
+/// It puts something in, or says something that must not be forgotten.
+fn is_urgent(change: &Change) -> bool {
+    match change {
+        // Who handled a message twice is told so.
+        Change::Settled { .. } | Change::Handled { .. } | Change::NotKept { .. } => false,
+        // The broker is asked in any case where this is lost; that there is a session of ours is
+        // waited for by itself.
+        Change::AtBroker(_) | Change::NotAtBroker(_) | Change::NothingAtBroker => false,
+        _ => true,
     }
 }
 
@@ -283,6 +317,35 @@ mod tests {
         assert_eq!(text(group.new_changes().unwrap()).len(), 1);
         group.add(settled(1));
         assert_eq!(text(group.new_changes().unwrap()).len(), 2);
+    }
+
+    #[test]
+    fn nor_by_who_changes_his_mind_about_subscriptions() {
+        let filter = |number: u32| TopicFilter::parse(format!("f/{}", number % 3)).unwrap();
+        let mut group = Group::default();
+        group.add(Change::Passed { plugin: "one".into() });
+        for number in 0..100_000 {
+            let (plugin, filter) = ("one".into(), filter(number));
+            let at_broker = Subscription { filter: filter.clone(), qos: Qos::AtLeastOnce, identifier: 1 };
+            if number % 2 == 0 {
+                let wanted = Wanted { plugin, filter, qos: Qos::AtLeastOnce, identifier: 1 };
+                group.add(Change::Subscribed(wanted));
+                group.add(Change::AtBroker(at_broker));
+            } else {
+                group.add(Change::Unsubscribed { plugin, filter: filter.clone() });
+                group.add(Change::NotAtBroker(filter));
+            }
+            if number % 1000 == 0 {
+                group.add(Change::NothingAtBroker);
+            }
+        }
+        assert!(group.len() < 2 * MANY, "{}", group.len());
+        assert_eq!(group.changes().count(), 1 + 3 + 3 + 1, "{:?}", text(group.changes()));
+        assert!(group.is_urgent());
+        group.set_logged();
+        group.add(Change::NothingAtBroker);
+        assert!(!group.is_urgent(), "the broker is asked in any case");
+        assert_eq!(group.changes().count(), 1 + 3 + 1, "{:?}", text(group.changes()));
     }
 
     #[test]

@@ -42,7 +42,14 @@ pub struct Client {
     last_number: AtomicU32,
     /// QoS 1 messages taken since the last call ended.
     taken: AtomicU32,
+    /// Bytes handed over to be written since something was last waited for.
+    ahead: AtomicUsize,
 }
+
+/// So many bytes may a client be ahead of the disk by, beside what the outbox and the inbox hold: what
+/// it writes to its state, dead letters, what it keeps aside on probation. Then it waits, and what is to
+/// be written never gathers faster than the disk takes it.
+const AHEAD: usize = 256 * 1024;
 
 /// What a client asks for.
 #[derive(Debug, Clone)]
@@ -120,6 +127,7 @@ pub(super) struct Dead {
     pub(super) attempts: u32,
     pub(super) reason: String,
     pub(super) is_kept: bool,
+    pub(super) reply: Option<oneshot::Sender<bool>>,
 }
 
 /// Topics of one client that the broker does not bear; shared by the client and the link.
@@ -275,8 +283,8 @@ impl Client {
     pub(super) fn new(parts: ClientParts, options: &ClientOptions) -> Self {
         let ClientParts { id, commands, share, status, rules, held, commit } = parts;
         let (when_full, tracked) = (options.when_full, options.tracked);
-        let (last_number, taken) = (AtomicU32::new(0), AtomicU32::new(0));
-        Self { id, commands, share, status, rules, held, when_full, commit, tracked, last_number, taken }
+        let (last_number, taken, ahead) = (AtomicU32::new(0), AtomicU32::new(0), AtomicUsize::new(0));
+        Self { id, commands, share, status, rules, held, when_full, commit, tracked, last_number, taken, ahead }
     }
 
     /// Hands a message over. Ok: taken, and its number. Where the outbox is full and
@@ -359,15 +367,13 @@ impl Client {
     }
 
     /// A call has ended well. What comes out is to be waited for before the next call: with
-    /// [`Commit::Call`] where it has published or written anything, otherwise only where it has
-    /// written much, so that what is to be written never gathers faster than the disk takes it.
+    /// [`Commit::Call`] where it has published or written anything, otherwise only where the client
+    /// is far ahead of the disk.
     #[must_use]
     pub fn end_call(&self, outcome: Outcome) -> Option<Durable> {
         let Outcome { handled, is_kept, mut changes, mut behind } = outcome;
-        const MUCH: usize = 64 * 1024;
         let taken = self.taken.swap(0, Relaxed);
         let is_to_last = taken > 0 || !changes.is_empty();
-        let is_much = changes.iter().map(Change::size).sum::<usize>() > MUCH;
         let Some(commit) = self.commit.filter(|_| is_to_last || is_kept || !behind.is_empty()) else {
             if let Some(token) = handled.and_then(Delivery::into_token) {
                 let _ = self.commands.send(Command::Handled(self.id, token));
@@ -377,11 +383,25 @@ impl Client {
         changes.append(&mut behind);
         let kept = handled.as_ref().filter(|_| is_kept).map(|delivery| delivery.message.clone());
         let token = handled.and_then(Delivery::into_token);
+        let bytes = changes.iter().map(Change::size).sum::<usize>() + kept.as_ref().map_or(0, Message::cost);
+        let (reply, durable) = self.to_be_written(bytes, is_to_last && commit == Commit::Call);
+        let end = CallEnd { token, kept, changes, reply };
+        self.commands.send(Command::CallEnd(self.id, Box::new(end))).ok().and(durable)
+    }
+
+    /// So many bytes are to be written. With what comes out one waits for them and for all that was
+    /// handed over before: where `waits` says so, and where the client is too far ahead of the disk.
+    fn to_be_written(&self, bytes: usize, waits: bool) -> (Option<oneshot::Sender<bool>>, Option<Durable>) {
+        let ahead = self.ahead.load(Relaxed) + bytes;
+        let waits = waits || ahead > AHEAD;
+        // Nobody is made to wait for a disk that takes nothing.
+        let is_written = waits && !self.share.disk_is_full();
+        self.ahead.store(if is_written { 0 } else { ahead }, Relaxed);
+        if !waits {
+            return (None, None);
+        }
         let (reply, durable) = oneshot::channel();
-        let reply = (is_to_last && (commit == Commit::Call || is_much)).then_some(reply);
-        let waits = reply.is_some();
-        let sent = self.commands.send(Command::CallEnd(self.id, Box::new(CallEnd { token, kept, changes, reply })));
-        (sent.is_ok() && waits).then_some(Durable(durable))
+        (Some(reply), Some(Durable(durable)))
     }
 
     /// Something is to be written soon; nobody waits for it.
@@ -393,15 +413,18 @@ impl Client {
     }
 
     /// A message can't be handled: it is kept as a dead letter, where there is a disk.
-    /// `is_kept`: aside for the version before, too.
-    pub fn bury(&self, delivery: Delivery, attempts: u32, reason: &str, is_kept: bool) {
+    /// `is_kept`: aside for the version before, too. What comes out is to be waited for, as after a call.
+    #[must_use]
+    pub fn bury(&self, delivery: Delivery, attempts: u32, reason: &str, is_kept: bool) -> Option<Durable> {
         if !self.is_durable() {
             delivery.handled();
-            return;
+            return None;
         }
         let (message, reason) = (delivery.message.clone(), reason.to_owned());
-        let dead = Dead { token: delivery.into_token(), message, attempts, reason, is_kept };
-        let _ = self.commands.send(Command::Dead(self.id, Box::new(dead)));
+        let bytes = (1 + usize::from(is_kept)) * message.cost() + reason.len();
+        let (reply, durable) = self.to_be_written(bytes, false);
+        let dead = Dead { token: delivery.into_token(), message, attempts, reason, is_kept, reply };
+        self.commands.send(Command::Dead(self.id, Box::new(dead))).ok().and(durable)
     }
 
     /// Other limits from now on.
@@ -413,6 +436,11 @@ impl Client {
     /// Nothing can be written for now.
     pub fn disk_is_full(&self) -> bool {
         self.share.disk_is_full()
+    }
+
+    /// Nothing can be written for now, and the client is already far ahead of the disk.
+    pub fn is_stuck(&self) -> bool {
+        self.ahead.load(Relaxed) > AHEAD && self.disk_is_full()
     }
 
     /// Nobody reads the mailbox for now: messages go to the inbox. Or somebody does again.

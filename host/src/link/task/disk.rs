@@ -277,7 +277,7 @@ impl Task {
 
     /// A plugin can't handle a message: it goes to the dead letters.
     pub(super) fn bury(&mut self, id: SubscriberId, dead: Dead) {
-        let Dead { token, message, attempts, reason, is_kept } = dead;
+        let Dead { token, message, attempts, reason, is_kept, reply } = dead;
         let Some(plugin) = self.name(id) else { return };
         let packet_id = token.and_then(|token| self.session.arrivals.packet_id(token)).unwrap_or_default();
         let number = token.unwrap_or_else(|| self.session.arrivals.new_token());
@@ -285,7 +285,7 @@ impl Task {
         let ticket = self.tickets.add(Ticket::Stored(Stored::one(id, number)));
         let kept = is_kept.then(|| Change::OnProbation { plugin: plugin.clone(), number, message: message.clone() });
         let dead = Change::Dead { plugin, number, packet_id, message, attempts, reason };
-        self.together(kept.into_iter().chain([dead]).collect(), None, Some(ticket));
+        self.together(kept.into_iter().chain([dead]).collect(), reply, Some(ticket));
     }
 
     /// A dead letter arrives once more.

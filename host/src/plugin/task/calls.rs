@@ -26,11 +26,11 @@ const SHOWN: usize = 128;
 
 /// What became of a message.
 #[must_use]
-pub(super) enum Settled {
+pub(super) struct Settled {
     /// The call is over when that is on disk.
-    Done(Option<Durable>),
+    durable: Option<Durable>,
     /// The instance is of no use any more. On probation the message goes to the version before.
-    Failed(Box<(Fault, Option<Delivery>)>),
+    failed: Option<Box<(Fault, Option<Delivery>)>>,
 }
 
 impl Task {
@@ -50,7 +50,7 @@ impl Task {
         let result = match instance {
             Guest::Plugin(plugin) => plugin.on_message(&delivery.message, attempt, redelivered).await,
             Guest::Handler(handler) => handler.instance.on_message(&delivery.message).await,
-            Guest::Program(_) => return self.give(delivery, attempt),
+            Guest::Program(_) => return self.give(delivery, attempt).await,
         };
         self.count_call();
         let settled = self.settle(delivery, attempt, result);
@@ -66,40 +66,44 @@ impl Task {
         result: Result<Result<(), Failure>, Fault>,
     ) -> Settled {
         let topic = Some(&delivery.message.topic).filter(|topic| self.retries.holds(topic)).cloned();
-        let settled = match result {
-            Ok(Ok(())) => Settled::Done(self.handled(delivery)),
+        let mut failed = None;
+        let durable = match result {
+            Ok(Ok(())) => self.handled(delivery),
             Ok(Err(Failure::Drop(reason))) => {
                 if self.may_log() {
                     warn!(topic = %delivery.message.topic, "the plugin gave a message up: {reason}");
                 }
                 self.lent().map(Lent::undo);
-                Settled::Done(self.handled(delivery))
+                self.handled(delivery)
             }
             Ok(Err(Failure::Retry(reason))) => {
                 self.lent().map(Lent::undo);
-                self.try_again(delivery, attempt, &reason);
-                Settled::Done(None)
+                self.try_again(delivery, attempt, &reason)
             }
-            Err(fault) if self.probation.is_some() => Settled::Failed(Box::new((fault, Some(delivery)))),
+            Err(fault) if self.probation.is_some() => {
+                failed = Some(Box::new((fault, Some(delivery))));
+                None
+            }
             Err(fault) => {
-                self.try_again(delivery, attempt, &fault.to_string());
-                Settled::Failed(Box::new((fault, None)))
+                let durable = self.try_again(delivery, attempt, &fault.to_string());
+                failed = Some(Box::new((fault, None)));
+                durable
             }
         };
         if let Some(topic) = topic {
             self.tried(&topic);
         }
-        settled
+        Settled { durable, failed }
     }
 
     pub(super) async fn see_to(&mut self, settled: Settled) {
-        match settled {
-            Settled::Done(None) => {}
-            Settled::Done(Some(durable)) => durable.wait().await,
-            Settled::Failed(failed) => {
-                let (fault, delivery) = *failed;
-                Box::pin(self.fault(&fault, delivery)).await;
-            }
+        let Settled { durable, failed } = settled;
+        if let Some(durable) = durable {
+            durable.wait().await;
+        }
+        if let Some(failed) = failed {
+            let (fault, delivery) = *failed;
+            Box::pin(self.fault(&fault, delivery)).await;
         }
     }
 
@@ -132,10 +136,15 @@ impl Task {
     }
 
     /// Puts a message off, or gives it up after the last attempt.
-    fn try_again(&mut self, mut delivery: Delivery, attempt: u32, reason: &str) {
+    fn try_again(&mut self, delivery: Delivery, attempt: u32, reason: &str) -> Option<Durable> {
         if attempt >= self.config.limits.retry_max {
             return self.give_up(delivery, attempt, reason);
         }
+        self.put_off(delivery, attempt, reason);
+        None
+    }
+
+    fn put_off(&mut self, mut delivery: Delivery, attempt: u32, reason: &str) {
         let topic = delivery.message.topic.clone();
         let pause = retry_pause(self.config.limits.retry_min, attempt + 1);
         if self.may_log() {
@@ -145,22 +154,33 @@ impl Task {
         self.retries.hold(topic, delivery, attempt + 1, Instant::now() + pause);
     }
 
-    /// No further attempt at a message would do any good.
-    pub(super) fn give_up(&mut self, delivery: Delivery, attempt: u32, reason: &str) {
+    /// No further attempt at a message would do any good. Where many dead letters wait for a disk that
+    /// takes nothing, it is tried again all the same, so that they do not fill the memory.
+    #[must_use]
+    pub(super) fn give_up(&mut self, delivery: Delivery, attempt: u32, reason: &str) -> Option<Durable> {
+        if self.lent().is_some_and(|lent| lent.client.is_stuck()) {
+            self.put_off(delivery, attempt, reason);
+            return None;
+        }
         let topic = delivery.message.topic.clone();
         self.counters.dead.fetch_add(1, Relaxed);
         let (is_kept, changes) = self.keep(&delivery);
-        match self.lent() {
+        let durable = match self.lent() {
             Some(lent) => {
-                lent.client.bury(delivery, attempt, reason, is_kept);
+                let durable = lent.client.bury(delivery, attempt, reason, is_kept);
                 lent.client.write(changes);
+                durable
             }
-            None => delivery.handled(),
-        }
+            None => {
+                delivery.handled();
+                None
+            }
+        };
         // Who reads this finds it among the dead letters.
         if self.may_log() {
             error!(%topic, attempt, "a message was given up after its last attempt, and is a dead letter: {reason}");
         }
+        durable
     }
 
     pub(super) async fn fire_timers(&mut self) {

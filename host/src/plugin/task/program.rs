@@ -29,7 +29,7 @@ pub(super) async fn happening(guest: Option<&mut Guest>) -> Happening {
 
 impl Task {
     /// A message for a program that has asked for one.
-    pub(super) fn give(&mut self, delivery: Delivery, attempt: u32) {
+    pub(super) async fn give(&mut self, delivery: Delivery, attempt: u32) {
         let Some(Guest::Program(program)) = &mut self.instance else { return };
         let redelivered = delivery.redelivered || attempt > 1;
         match program.give(&delivery.message, attempt, redelivered) {
@@ -39,8 +39,11 @@ impl Task {
             }
             Err(why) => {
                 let topic = delivery.message.topic.clone();
-                self.give_up(delivery, attempt, why);
+                let durable = self.give_up(delivery, attempt, why);
                 self.tried(&topic);
+                if let Some(durable) = durable {
+                    durable.wait().await;
+                }
             }
         }
     }
