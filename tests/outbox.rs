@@ -9,7 +9,9 @@ use std::{
 
 use alphorn_dev_broker::Direction;
 
-use crate::harness::{Bed, Broker, Context as _, Message, Program, Result, Watcher, ensure, in_both_versions, seed};
+use crate::harness::{
+    Bed, Broker, Context as _, Host, Message, Program, Result, Watcher, ensure, in_both_versions, seed,
+};
 
 in_both_versions! {
     ten_thousand_messages_survive_fifty_cuts
@@ -452,6 +454,40 @@ async fn a_first_connection_does_not_wait_for_a_full_disk() -> Result<()> {
     host.log(&["connect success"]).await?;
     disk.empty()?;
     host.log(&["the disk takes messages again"]).await?;
+    host.stop().await
+}
+
+/// On a disk that takes nothing dead letters would gather in memory: beyond some, what can't be handled
+/// is tried again, and is a dead letter when there is room.
+#[tokio::test]
+async fn dead_letters_wait_for_a_full_disk_and_do_not_fill_the_memory() -> Result<()> {
+    const COUNT: usize = 60;
+    let bed = Bed::start().await?;
+    let disk = match SmallDisk::mount()? {
+        Some(disk) => disk,
+        None => return Ok(()),
+    };
+    // It may not publish what it is to, so each message fails.
+    let config = recorder("fails", "in/+", "")
+        .replace("publish = [\"out/#\"]", "publish = []")
+        .replace("publish_rate", "retry = { max = 1, min = \"200ms\" }, mailbox = { bytes = \"8MiB\" }, publish_rate");
+    let config = bed.config(&format!("{config}\n[outbox]\nmin_free = \"0B\"")).keeping(&disk.folder());
+    let mut host = Program::run(&config)?;
+    host.log(&["connect success"]).await?;
+    let mut socket = Host::of(&config).await?;
+    socket.until("fails", |row| row.state == "running").await?;
+    disk.fill()?;
+    let mut client = bed.client().await?;
+    for number in 0..COUNT {
+        client.send(&format!("in/{number}"), &[b'x'; 20_000], None, false).await?;
+    }
+    // Each was tried, and some of them twice.
+    let row = socket.until("fails", |row| row.calls >= COUNT as u64 + 20).await?;
+    // What fits into 256 KiB until the disk is known to be full, and as much then.
+    ensure!((1..30).contains(&row.dead), "{row:?}");
+    disk.empty()?;
+    socket.until("fails", |row| row.dead == COUNT as u64).await?;
+    assert_eq!(socket.dead_letters().await?.len(), COUNT);
     host.stop().await
 }
 
