@@ -79,7 +79,8 @@ const AHEAD: usize = 256 * 1024;
 /// What the link has read and not put anywhere yet: it reads no more then.
 const INTAKE: usize = 4 * 1024 * 1024 + 256 * 1024;
 
-/// What is out for a byte that is being written: it, its record, and the page that gets.
+/// What is out for a byte that is being written: the byte itself, its record, and the page of the database
+/// it goes to.
 const WRITING: usize = 3;
 
 /// Reserved at most.
@@ -317,8 +318,8 @@ fn inbox(rng: &mut Rng) -> Result<()> {
     Ok(())
 }
 
-/// A plugin gives up all it gets as fast as it comes: what of it is not on disk yet is in memory, and that
-/// is bounded, however long the disk takes.
+/// A plugin gives up all messages as fast as they come. Those that are not on disk yet are in memory, and
+/// there are only so many of them, however long the disk takes.
 fn dead_letters(rng: &mut Rng) -> Result<()> {
     let payload = *rng.choice(&[1000, 20_000, 100_000]).context("none")?;
     let shape = Shape { qos: Qos::AtMostOnce, pairs: 0, payload, ..Shape::new(rng) };
@@ -347,7 +348,7 @@ struct Reader {
     client: Client,
     mailbox: Mailbox,
     broker: TcpStream,
-    /// What the mailbox holds, in bytes.
+    /// How many bytes the mailbox may hold.
     most: usize,
     _folder: tempfile::TempDir,
 }
@@ -365,14 +366,15 @@ impl Reader {
         Ok(Self { runtime, host: Some(host), client, mailbox, broker, most, _folder: folder })
     }
 
-    /// What is out from now on is looked at; what comes out is what is already.
+    /// Begins to note the most memory that is out, and returns how much is out already.
     fn begin(&self) -> Result<usize> {
         let before = settled()?;
         PEAK.store(before, SeqCst);
         Ok(before)
     }
 
-    /// The broker sends that, and gives it back, so that it is out all the time.
+    /// The broker sends these bytes. The thread returns them when they are sent, so that they count as out
+    /// from before until after.
     fn send(&self, burst: Vec<u8>) -> Result<thread::JoinHandle<Result<Vec<u8>>>> {
         let mut broker = self.broker.try_clone()?;
         Ok(thread::spawn(move || {
@@ -381,7 +383,8 @@ impl Reader {
         }))
     }
 
-    /// One message is read and meets one of these fates. False: there are no more.
+    /// Reads one message and settles it in one of two ways, by chance. False: `is_all` says that there
+    /// are no more.
     fn next(&mut self, rng: &mut Rng, fates: [u8; 2], mut is_all: impl FnMut() -> bool) -> Result<bool> {
         let (client, mailbox) = (&self.client, &mut self.mailbox);
         self.runtime.block_on(async {
@@ -410,7 +413,8 @@ impl Reader {
         })
     }
 
-    /// So much may have been out beside what is bounded for all, and for this plugin.
+    /// Fails where more was out since [`Reader::begin`] than `beside`, what the host has once for all
+    /// plugins, and what this plugin may take, together.
     fn was_at_most(&self, beside: usize, what: &str) -> Result<()> {
         let most = beside + BESIDE + STORE + JOURNAL + 2 * self.most + WRITING * AHEAD;
         let peak = PEAK.load(SeqCst);

@@ -457,8 +457,8 @@ async fn a_first_connection_does_not_wait_for_a_full_disk() -> Result<()> {
     host.stop().await
 }
 
-/// On a disk that takes nothing dead letters would gather in memory: beyond some, what can't be handled
-/// is tried again, and is a dead letter when there is room.
+/// While the disk takes nothing, only so many dead letters wait for it in memory. Other messages that can't
+/// be handled are tried again, and become dead letters when there is room.
 #[tokio::test]
 async fn dead_letters_wait_for_a_full_disk_and_do_not_fill_the_memory() -> Result<()> {
     const COUNT: usize = 60;
@@ -483,7 +483,7 @@ async fn dead_letters_wait_for_a_full_disk_and_do_not_fill_the_memory() -> Resul
     }
     // Each was tried, and some of them twice.
     let row = socket.until("fails", |row| row.calls >= COUNT as u64 + 20).await?;
-    // What fits into 256 KiB until the disk is known to be full, and as much then.
+    // As many as 256 KiB hold before the disk is known to be full, and as many after.
     ensure!((1..30).contains(&row.dead), "{row:?}");
     disk.empty()?;
     socket.until("fails", |row| row.dead == COUNT as u64).await?;

@@ -335,7 +335,8 @@ impl Writer {
         let Some(since) = self.since else {
             return logged.or_else(|| self.store.has_messages().then(|| now + TICK));
         };
-        // With a time between commits, only those wait for an answer who are far ahead of the disk.
+        // With a time between commits, a plugin waits for an answer only when it is far ahead of the disk,
+        // and should not have to wait for that time as well.
         let is_pressing = self.is_pressing || !self.replies.is_empty();
         let patience = match self.commit {
             _ if self.group.len_new() >= MANY || is_pressing => Duration::ZERO,

@@ -29,25 +29,24 @@ pub(super) struct Group {
     /// Where a message that is not written yet is put in, by plugin and number.
     outbox: FxHashMap<u64, usize>,
     inbox: FxHashMap<(Arc<str>, u64), usize>,
-    /// Where that was last changed of which only the last change counts; plugins choose keys and filters,
-    /// so that hashing is not cheap.
+    /// Where the last change of each item is. Plugins choose keys and filters, so the hash is not a cheap one.
     latest: HashMap<Item, usize>,
     /// Changes that are not in the log, and put something in or say something that must not be
     /// forgotten.
     urgent: usize,
 }
 
-/// Something of which only the last change counts: a change of it does away with the one before, so that
-/// a group that waits for a full disk does not grow, however often somebody changes his mind.
+/// Something of which only the last change counts. Each change of an item cancels the one before it, so a
+/// group that waits for a full disk does not grow, however often an item changes.
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum Item {
     /// A key of a plugin's state.
     State(Arc<str>, ByteString),
-    /// A filter a plugin wants.
+    /// Whether a plugin wants a filter.
     Wanted(Arc<str>, TopicFilter),
-    /// A filter the broker has.
+    /// Whether the broker has a filter.
     AtBroker(TopicFilter),
-    /// That the broker has none.
+    /// That the broker has no filter at all.
     NothingAtBroker,
 }
 
@@ -117,7 +116,7 @@ impl Group {
         }
     }
 
-    /// The next change is one of that.
+    /// Cancels the last change of an item. The change that is added next takes its place.
     fn replace(&mut self, item: Item) {
         if let Some(at) = self.latest.insert(item, self.changes.len()) {
             self.cancel(at);
@@ -222,10 +221,10 @@ impl Group {
     }
 }
 
-/// It puts something in, or says something that must not be forgotten.
+/// The change puts something in, or says something that must not be forgotten.
 fn is_urgent(change: &Change) -> bool {
     match change {
-        // Who handled a message twice is told so.
+        // If the end of a message is forgotten, it comes again, marked as redelivered or sent as DUP.
         Change::Settled { .. } | Change::Handled { .. } | Change::NotKept { .. } => false,
         // The broker is asked in any case where this is lost; that there is a session of ours is
         // waited for by itself.
@@ -320,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn nor_by_who_changes_his_mind_about_subscriptions() {
+    fn a_group_that_waits_for_a_full_disk_does_not_grow_by_subscriptions_that_come_and_go() {
         let filter = |number: u32| TopicFilter::parse(format!("f/{}", number % 3)).unwrap();
         let mut group = Group::default();
         group.add(Change::Passed { plugin: "one".into() });

@@ -96,6 +96,17 @@ fn what_comes_within_the_pause_is_written_together() {
 }
 
 #[test]
+fn who_waits_for_an_answer_is_not_made_to_wait_for_the_next_commit() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut journal, _reports, _, _) = start(folder.path(), Commit::Every(Duration::from_secs(3600)), 0);
+    journal.change(taken(1));
+    let (answer, (sender, answers)) = (commit(&mut journal), mpsc::channel());
+    thread::spawn(move || sender.send(answer.blocking_recv()));
+    assert!(answers.recv_timeout(PATIENCE).expect("an answer in time").unwrap());
+    journal.close();
+}
+
+#[test]
 fn a_page_has_everything_told_before_it_was_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let (mut journal, reports, _, _) = start(folder.path(), Commit::Every(Duration::from_secs(3600)), 0);

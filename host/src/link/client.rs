@@ -42,13 +42,13 @@ pub struct Client {
     last_number: AtomicU32,
     /// QoS 1 messages taken since the last call ended.
     taken: AtomicU32,
-    /// Bytes handed over to be written since something was last waited for.
+    /// Bytes handed over to be written since the client last waited for the disk.
     ahead: AtomicUsize,
 }
 
-/// So many bytes may a client be ahead of the disk by, beside what the outbox and the inbox hold: what
-/// it writes to its state, dead letters, what it keeps aside on probation. Then it waits, and what is to
-/// be written never gathers faster than the disk takes it.
+/// How many bytes a client may have handed over that are not on disk yet: what it wrote to its state, its
+/// dead letters, and what is kept aside on probation. Beyond that it waits for the disk, so that this never
+/// grows faster than the disk takes it. The outbox and the inbox have bounds of their own.
 const AHEAD: usize = 256 * 1024;
 
 /// What a client asks for.
@@ -389,12 +389,13 @@ impl Client {
         self.commands.send(Command::CallEnd(self.id, Box::new(end))).ok().and(durable)
     }
 
-    /// So many bytes are to be written. With what comes out one waits for them and for all that was
-    /// handed over before: where `waits` says so, and where the client is too far ahead of the disk.
+    /// Counts bytes that are handed over to be written. Where `waits` says so, or the client is more than
+    /// [`AHEAD`] bytes ahead of the disk, two ends come out: one for the journal to answer, and one for the
+    /// client to wait on until these bytes, and all it handed over before, are on disk.
     fn to_be_written(&self, bytes: usize, waits: bool) -> (Option<oneshot::Sender<bool>>, Option<Durable>) {
         let ahead = self.ahead.load(Relaxed) + bytes;
         let waits = waits || ahead > AHEAD;
-        // Nobody is made to wait for a disk that takes nothing.
+        // A disk that takes nothing answers at once without having written, so what is ahead of it stays.
         let is_written = waits && !self.share.disk_is_full();
         self.ahead.store(if is_written { 0 } else { ahead }, Relaxed);
         if !waits {
@@ -413,7 +414,8 @@ impl Client {
     }
 
     /// A message can't be handled: it is kept as a dead letter, where there is a disk.
-    /// `is_kept`: aside for the version before, too. What comes out is to be waited for, as after a call.
+    /// `is_kept`: the message is kept aside for the version before, too. What comes out is to be waited for
+    /// before the next call, as with [`Client::end_call`].
     #[must_use]
     pub fn bury(&self, delivery: Delivery, attempts: u32, reason: &str, is_kept: bool) -> Option<Durable> {
         if !self.is_durable() {
@@ -438,7 +440,7 @@ impl Client {
         self.share.disk_is_full()
     }
 
-    /// Nothing can be written for now, and the client is already far ahead of the disk.
+    /// Nothing can be written for now, and the client is already more than 256 KiB ahead of the disk.
     pub fn is_stuck(&self) -> bool {
         self.ahead.load(Relaxed) > AHEAD && self.disk_is_full()
     }

@@ -27,7 +27,7 @@ const SHOWN: usize = 128;
 /// What became of a message.
 #[must_use]
 pub(super) struct Settled {
-    /// The call is over when that is on disk.
+    /// The call is over when what it left to be written is on disk.
     durable: Option<Durable>,
     /// The instance is of no use any more. On probation the message goes to the version before.
     failed: Option<Box<(Fault, Option<Delivery>)>>,
@@ -154,8 +154,9 @@ impl Task {
         self.retries.hold(topic, delivery, attempt + 1, Instant::now() + pause);
     }
 
-    /// No further attempt at a message would do any good. Where many dead letters wait for a disk that
-    /// takes nothing, it is tried again all the same, so that they do not fill the memory.
+    /// Makes a dead letter of a message, since no further attempt at it would do any good. While the disk
+    /// takes nothing and much waits for it already, the message is put off instead: dead letters that can't
+    /// be written would fill the memory.
     #[must_use]
     pub(super) fn give_up(&mut self, delivery: Delivery, attempt: u32, reason: &str) -> Option<Durable> {
         if self.lent().is_some_and(|lent| lent.client.is_stuck()) {
